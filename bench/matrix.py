@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 from bench.policy_world import policy_world
 from bench.rows import Row, at_most, run
+from percale.explain.flow_ends import outside
 from percale.explain.matrix.groups import by_workload, outside_groups
 from percale.explain.matrix.matrix import Matrix
 from percale.explain.matrix.port_space import port_space_of
 from percale.explain.matrix.reachability import Reachability
-from percale.explain.parties import outside
 from percale.explain.pod_owners import owners
 from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator

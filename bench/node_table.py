@@ -18,8 +18,8 @@ from typing import TypeVar
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
 from percale.agent.main import GC_THRESHOLD
-from percale.agent.node_table import SERVICE_BYTES, NodeTable
 from percale.agent.problems import Problems
+from percale.agent.table_sections import SERVICE_BYTES, NodeTable
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.meta import Object, ObjectKey

@@ -16,7 +16,7 @@ from typing import Any
 from bench.rows import Row, at_most, ratio
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread, anonymous_namespace
 from percale.kernel.nftables.table import KernelNftTable

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.rows import run
-from percale.agent.node_table import merge_transactions
+from percale.agent.table_sections import merge_transactions
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.render.nft.objects import POLICY_TABLE, TableSpec, Transaction

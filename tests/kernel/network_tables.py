@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable

@@ -19,7 +19,7 @@ from tests import waiting
 from tests.kernel.conftest import Space
 from tests.kernel.network_tables import running_tables
 
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
 from percale.backend.protocol import LocalNode, lease_spec
 from percale.backend.registry import make_backend

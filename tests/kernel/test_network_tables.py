@@ -10,7 +10,7 @@ from tests.kernel.conftest import Space
 from tests.kernel.network_tables import running_tables
 from tests.waiting import eventually
 
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.errors import KernelError
 from percale.render.network.elements import Element
 from percale.render.network.pod_veth import bridged_source_elements, source_elements

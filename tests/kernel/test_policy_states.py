@@ -23,10 +23,10 @@ from percale.agent.events import Events
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import FlowBlocker
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.kernel.netlink.conntrack import Conntrack
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable

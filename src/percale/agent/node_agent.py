@@ -20,10 +20,10 @@ from percale.agent.context import AgentContext
 from percale.agent.logging import LineLog
 from percale.agent.network.foreign_networking import ForeignNetworking
 from percale.agent.network.own_networking import OwnNetworking
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import established_flows
 from percale.agent.reporter import StatusReporter
+from percale.agent.table_sections import NodeTable
 from percale.render.policy import base_chains as policy_base
 from percale.render.service import host_ports
 

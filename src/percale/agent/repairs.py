@@ -1,6 +1,6 @@
 """What another program changes again and again, and Percale restores each time: an Event of the Node.
 
-Devices, addresses, routes and settings (the reconciler's objects) are counted, and tables (`node_table`).
+Devices, addresses, routes and settings (the reconciler's objects) are counted, and tables (`table_sections`).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.given_store import ANY_STORE, store_option, with_store
 from percale.cli.options import namespace_option, networks, validate_option, validation
+from percale.cli.store_option import ANY_STORE, store_option, with_store
 from percale.store.protocol import Store
 from percale.store.registry import has_api_server
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.given_store import ANY_STORE, store_option, with_store
 from percale.cli.object_names import Choice, choice_options, require_one_way
+from percale.cli.store_option import ANY_STORE, store_option, with_store
 from percale.store.protocol import Store
 from percale.store.registry import has_api_server
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 import click
 from msgspec import Struct
 
-from percale.cli.given_store import store_option, with_store
 from percale.cli.json_output import format_json
+from percale.cli.store_option import store_option, with_store
 from percale.errors import AddressRefused, BadConfig, Conflict, StoreUnavailable
 from percale.ipam.subnet_plan import first_overlap, fitting
 from percale.model.configmap import ConfigMap

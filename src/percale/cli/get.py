@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from percale.cli.given_store import ANY_STORE, store_option
 from percale.cli.object_names import wanted_objects
 from percale.cli.object_output import get_options, print_objects
+from percale.cli.store_option import ANY_STORE, store_option
 from percale.store.registry import open_store
 
 

@@ -17,7 +17,7 @@ from typing import TextIO
 import click
 
 from percale import __version__
-from percale.cli.given_lab import group_lab_option
+from percale.cli.lab_option import group_lab_option
 from percale.cli.lazy import LazyGroup
 from percale.errors import BadManifests, PercaleError
 from percale.printable import printable_output

@@ -65,7 +65,7 @@ def matrix(
         raise click.UsageError("--diff goes with -o table, json or csv")
     place = lab_of_source(files, lab)
     spans = [_span(port) for port in ports]
-    from percale.cli.sources import load
+    from percale.cli.object_sources import load
 
     network = networks(pods, "--pod-cidr") if pods else None
     before = load(files, place, pods=network)
@@ -139,11 +139,11 @@ def _sides(
 ) -> tuple[list[WorldSide], PortSpace]:
     """The worlds, computed over one space of ports and the same addresses outside."""
     from percale.errors import BadInput
+    from percale.explain.flow_ends import outside
     from percale.explain.matrix import groups
     from percale.explain.matrix.diff import WorldSide
     from percale.explain.matrix.port_space import port_space_of
     from percale.explain.matrix.reachability import Reachability
-    from percale.explain.parties import outside
     from percale.explain.pod_owners import owners
     from percale.policy.evaluator import Evaluator
 
@@ -174,8 +174,8 @@ def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
 
 def _note(world: World, evaluator: Evaluator) -> None:
     """What the picture does not show."""
+    from percale.explain.flow_ends import rules_of
     from percale.explain.made_up_addresses import dependent_rules
-    from percale.explain.parties import rules_of
     from percale.model.pod import Pod
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from percale.cli.given_lab import given_lab
+from percale.cli.lab_option import given_lab
 from percale.lab.default_lab import default_lab
 from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.manifest.strictness import Validation

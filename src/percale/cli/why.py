@@ -58,8 +58,8 @@ def why(
     Exit code 0: allowed, 1: denied, 2: undecided, with the reason; or some endpoints of a Service are
     allowed and others are not.
     """
-    from percale.cli.sources import load, lookup
-    from percale.explain.names import ServiceName, parse_name, split_port
+    from percale.cli.object_sources import load, lookup
+    from percale.explain.end_names import ServiceName, parse_name, split_port
 
     place = lab_of_source(files, lab)
     world = load(files, place, pods=networks(pods, "--pod-cidr") if pods else None)
@@ -111,7 +111,7 @@ class _Question(Struct, frozen=True):
 
     def _no_service(self, asked: Target, protocol: str, number: int | None) -> None:
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
-        from percale.cli.sources import service_world
+        from percale.cli.object_sources import service_world
         from percale.errors import BadInput
         from percale.explain.why.through_service import service_at
         from percale.model.service import Service
@@ -119,18 +119,18 @@ class _Question(Struct, frozen=True):
 
         if not any(isinstance(each, Service) for each in self.world.objects):
             return
-        for party in asked.parties:
-            if party.pod is None and number is not None:
-                found = service_at(service_world(self.world, self.lab).objects, party.address, number, protocol)
+        for end in asked.ends:
+            if end.pod is None and number is not None:
+                found = service_at(service_world(self.world, self.lab).objects, end.address, number, protocol)
                 if found is not None:
                     name, own = found
-                    at, service = format_endpoint(party.address, number), f"{name.namespace}/{name.service}"
+                    at, service = format_endpoint(end.address, number), f"{name.namespace}/{name.service}"
                     hint = f"ask for svc/{service}:{name.port or own}"
                     raise BadInput(f"{at}/{protocol} leads to Service {service}", hint=hint)
 
     def service(self, asker: Target, key: ObjectKey, port: str) -> _Answer:
         """Raises BadInput, NotFound."""
-        from percale.cli.sources import pod_hint, service_world
+        from percale.cli.object_sources import pod_hint, service_world
         from percale.explain.why.document import service_document
         from percale.explain.why.through_service import Cluster, find_service_port, service_reply, to_text
 

@@ -21,7 +21,7 @@ from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 
 
 def plan(cache: ObjectCache, names: Iterable[ObjectKey], networks: ServiceNetworks) -> Plan:

@@ -38,7 +38,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus
 from percale.service.endpoints_mirroring import MIRRORING_CONTROLLER, is_mirrored, mirrored_slices
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 
 _ENDPOINTS_LABEL = "endpoints.kubernetes.io/managed-by"
 _ENDPOINTS_MANAGER = "endpoint-controller"

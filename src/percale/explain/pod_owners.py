@@ -1,4 +1,4 @@
-"""Pods by the workload that makes them. Called by names.py and the matrix; pure."""
+"""Pods by the workload that makes them. Called by `end_names.py` and the matrix; pure."""
 
 from __future__ import annotations
 

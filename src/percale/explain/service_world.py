@@ -1,4 +1,4 @@
-"""Services as one node sees them, of the objects of a cluster. Made by `cli/sources.py` for the commands about Services."""
+"""Services as one node sees them, of a cluster's objects. Made by `cli/object_sources.py` for the commands about Services."""
 
 from __future__ import annotations
 

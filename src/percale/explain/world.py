@@ -1,6 +1,6 @@
 """A cluster as `percale why` and `percale matrix` see it: objects, with pods and addresses for workloads that have none.
 
-    objects of files or of a lab (cli/sources.py) ─ overlaid with changed ones ─▶ pods of workloads ─▶ addresses ─▶ World
+    objects of files or of a lab (cli/object_sources.py) ─ overlaid with changed ones ─▶ pods of workloads ─▶ addresses ─▶ World
 
 Manifests have workloads but no pods yet: their pods are those that a lab would make of them, with addresses made up
 (`made_up_addresses.py`).

@@ -33,7 +33,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 from percale.store.protocol import Snapshot
 
 _BATCH_DELAY = 0.003

@@ -16,7 +16,7 @@ from percale.lab.spec.topology import Machine
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.meta import Object
 from percale.model.pod import Pod
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 from percale.store.protocol import Store
 
 T = TypeVar("T", bound=Object)

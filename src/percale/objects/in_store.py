@@ -34,7 +34,7 @@ from percale.objects import changes
 from percale.objects.changes import missing_namespaces, named
 from percale.objects.columns import ColumnContext
 from percale.objects.selection import Kinds, Scope, find, sections
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 from percale.store.protocol import Event, ReadProblem, Snapshot, Store
 
 T = TypeVar("T", bound=Object)

@@ -20,7 +20,7 @@ from typing import Any
 
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.agent.problems import Problems
 from percale.cni.attachments import Attachments
 from percale.cni.pod_netns import PodNamespaces

@@ -31,7 +31,7 @@ def test_help_and_version_import_no_command() -> None:
     )
     for argument in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
-        modules = "percale percale.cli percale.cli.given_lab percale.cli.lazy percale.cli.main percale.errors percale.printable"
+        modules = "percale percale.cli percale.cli.lab_option percale.cli.lazy percale.cli.main percale.errors percale.printable"
         assert done.stdout.splitlines()[-1] == f"0 {modules.split()}"
 
 

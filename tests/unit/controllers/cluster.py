@@ -10,7 +10,7 @@ from percale.controllers.workloads import Create, Delete, Write
 from percale.model.condition import Condition
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod, PodStatus
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 
 READY = PodStatus(phase="Running", hostIP="192.168.1.2", conditions=(Condition(type="Ready", status="True"),))
 

@@ -45,7 +45,7 @@ from percale.model.manifest.decode import decode_manifest, from_json
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
 from percale.model.netconf import network_config, parse_network_config
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # long documents
 

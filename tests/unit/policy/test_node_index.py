@@ -9,7 +9,7 @@ import pytest
 from tests import builders
 from tests.builders import cluster_policy
 
-from percale.explain.parties import outside
+from percale.explain.flow_ends import outside
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy

@@ -53,7 +53,7 @@ def plan(config: AgentConfig, places: Places) -> Plan:
 
 
 def _after_start(config: AgentConfig, places: Places) -> Plan:
-    return Plan(tuple(_leftovers(config, places)), "nothing")
+    return Plan(tuple(_removals(config, places)), "nothing")
 
 
 class _Found:
@@ -152,7 +152,7 @@ class _Found:
                 raise KernelError.from_os(error, where=f"renaming {pod.device}", hint="run as root") from error
 
 
-def _leftovers(config: AgentConfig, places: Places) -> Iterator[Step]:
+def _removals(config: AgentConfig, places: Places) -> Iterator[Step]:
     """What goes once Percale's rules are in force."""
     kept = firewall.forwarding_depends_on_them()
     for command in firewall.flannel_rules():

@@ -50,7 +50,7 @@ def plan(config: AgentConfig, places: Places) -> Plan:
             raise StateError(
                 "flanneld's rules are not in force yet", where="this node", hint="run this again when it is ready"
             )
-        return Plan(tuple(_leftovers(config)), "nothing")
+        return Plan(tuple(_removals(config)), "nothing")
 
 
 class _Node:
@@ -140,7 +140,7 @@ def _unmark(config: AgentConfig, lease: SubnetLease) -> None:
     asyncio.run(put())
 
 
-def _leftovers(config: AgentConfig) -> Iterator[Step]:
+def _removals(config: AgentConfig) -> Iterator[Step]:
     """What goes once flanneld's rules are in force."""
     state = Path(config.stateDir)
     if (state / NodeState.FILE).exists():

@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_address
 
 from percale.agent.context import AgentContext
-from percale.agent.node_table import delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.foreign_pods import BRIDGES, ForeignPodMonitor
 from percale.agent.reporter import NetworkStatus, StatusReporter
 from percale.agent.status import Addresses, Pod
+from percale.agent.table_sections import delete_service_table
 from percale.errors import KernelError
 from percale.policy.pod_facts import PodFacts
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from percale.agent.context import AgentContext
 from percale.agent.informer import STORE, Change, Subscription
-from percale.agent.network.backend_process import BackendSupervisor
+from percale.agent.network.backend_supervisor import BackendSupervisor
 from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.key_renewal import KeyRenewal
+from percale.agent.network.network_tables import NetworkTables
 from percale.agent.network.peer_probes import PeerProbes
 from percale.agent.network.peers import Peers
 from percale.agent.network.subnet_file import write_subnet_file
 from percale.agent.network.subnet_manager import SubnetManager
-from percale.agent.network.tables import NetworkTables
 from percale.agent.reporter import NetworkStatus
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.state import ADDRESSES

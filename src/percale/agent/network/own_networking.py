@@ -19,13 +19,13 @@ from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_condition import NodeCondition
 from percale.agent.network.node_network import NodeNetwork
 from percale.agent.network.subnet_manager import acquire_subnets
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.reporter import StatusReporter
 from percale.agent.service.conntrack_cleanup import conntrack_cleaner
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.service.node_services import start_services
 from percale.agent.state import PODS, NodeState
+from percale.agent.table_sections import NodeTable
 from percale.backend.registry import make_backend
 from percale.backend.state_dir import load_state
 from percale.cni import conflist

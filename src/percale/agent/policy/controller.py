@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
 from percale.agent.informer import Change, Informer
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.domain_names import DomainResolver
 from percale.agent.policy.unknown_pods import UnknownPods
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.cni.records import Attachment
 from percale.errors import BadManifest, StoreError
 from percale.event_loop import yield_every

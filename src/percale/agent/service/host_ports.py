@@ -21,9 +21,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.agent.events import InvolvedObject
-from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import ANY_ADDRESS, ConntrackCleaner, Served
+from percale.agent.table_sections import NodeTable
 from percale.cni.records import Attachment
 from percale.errors import KernelError, StateError
 from percale.ipam.address_pool import Owner

@@ -10,13 +10,13 @@ from percale.agent.config.loader import service_config
 from percale.agent.context import AgentContext
 from percale.agent.http.listener import Page, metrics_page
 from percale.agent.informer import Subscription
-from percale.agent.node_table import SERVICE_BYTES, NodeTable, delete_service_table
 from percale.agent.policy.controller import PolicyController
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner
 from percale.agent.service.host_ports import HostPorts
-from percale.agent.service.own_servers import own_servers
+from percale.agent.service.needed_servers import needed_servers
 from percale.agent.service.proxier import ServiceProxier
 from percale.agent.service.proxier_health import serve_when_free
+from percale.agent.table_sections import SERVICE_BYTES, NodeTable, delete_service_table
 from percale.backend.protocol import LocalNode
 from percale.kernel import sysctl
 from percale.model.ip_family import Family
@@ -58,7 +58,7 @@ async def start_services(
     proxier = ServiceProxier(
         replace(
             service_config(config, network),
-            servers=own_servers(context.store),
+            servers=needed_servers(context.store),
             strict_families=_strict_families(local),
         ),
         subscription,

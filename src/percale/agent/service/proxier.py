@@ -20,13 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.informer import Change, Subscription
-from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
 from percale.agent.service.conntrack_cleanup import ConntrackCleaner, Served
 from percale.agent.service.health_check_ports import HealthCheck, HealthChecks
 from percale.agent.service.metrics import ServiceMetrics
 from percale.agent.service.proxier_health import ProxierHealth
 from percale.agent.service.sync_latency import SyncLatency
+from percale.agent.table_sections import NodeTable
 from percale.errors import BadManifest, KernelError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.ip_family import Family

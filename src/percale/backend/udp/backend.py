@@ -17,7 +17,7 @@ from percale.backend.node_checks import require_mtu
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
 from percale.backend.udp.config import OVERHEAD
-from percale.backend.udp.process import TunnelProcess
+from percale.backend.udp.tunnel_process import TunnelProcess
 from percale.model.backend_options import UdpOptions
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec

@@ -1,4 +1,4 @@
-"""What the tunnel's program is told, and what it answers. Shared by `process.py`, in the agent, and `tunnel.py`."""
+"""What the tunnel's program is told, and what it answers. Shared by `tunnel_process.py`, in the agent, and `tunnel.py`."""
 
 from __future__ import annotations
 

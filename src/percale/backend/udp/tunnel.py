@@ -301,7 +301,7 @@ def _path_mtu(peer: str, port: int) -> int:
 
 
 def main() -> None:
-    """Started by `process.py` in the agent's network namespace."""
+    """Started by `tunnel_process.py` in the agent's network namespace."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, meant for the agent
     Tunnel(Path(sys.argv[1])).run()
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from percale.agent.status import BgpStatus, Status
-from percale.cli.given_lab import given_lab
+from percale.cli.lab_option import given_lab
 from percale.errors import BadInput
 from percale.model.manifest.decoders import converted
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from percale.cli.given_lab import given_lab, group_lab_option
 from percale.cli.lab.describe import describe, logs
 from percale.cli.lab.get import get
 from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
@@ -27,6 +26,7 @@ from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
+from percale.cli.lab_option import given_lab, group_lab_option
 from percale.cli.options import lab_option, output_option, validate_option, validation
 from percale.lab.default_lab import default_lab
 from percale.text_columns import table

@@ -72,7 +72,7 @@ def probe(
     ports: node/NAME and the port.
     The result is allowed, refused (it arrived, no socket listens), unreachable (no route, or an ICMP error) or timeout.
     """
-    from percale.explain.names import split_port
+    from percale.explain.end_names import split_port
 
     target, own_port = split_port(target, port)
     answer = ask_lab(

@@ -102,8 +102,8 @@ def _in_use(files: Sequence[str], lab: str | None) -> Iterator[IPNetwork]:
     """Addresses of nodes and Services, subnets of nodes."""
     if not files and lab is None:
         return
+    from percale.cli.object_sources import load
     from percale.cli.options import lab_of_source
-    from percale.cli.sources import load
 
     for each in load(files, lab_of_source(files, lab), policies=False).objects:
         yield from map(ip_network, _addresses_of(each))

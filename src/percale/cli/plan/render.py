@@ -36,8 +36,8 @@ def render(*, file: str, files: tuple[str, ...], lab: str | None, what: str) -> 
 
 
 def _labels(plan: Plan, files: tuple[str, ...], lab: str | None) -> int:
+    from percale.cli.object_sources import load
     from percale.cli.options import lab_of_source
-    from percale.cli.sources import load
     from percale.model.node import Node
 
     world = load(files, lab_of_source(files, lab), policies=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from percale.cli.json_output import format_json
+from percale.cli.object_sources import load_services
 from percale.cli.options import source_options
-from percale.cli.sources import load_services
 from percale.explain.service_world import NO_NODE
 from percale.explain.services.list import HEAD, row
 from percale.explain.services.show import view

@@ -16,10 +16,10 @@ import click
 from msgspec import Struct, field
 
 from percale.cli.json_output import format_errors, format_json
+from percale.cli.object_sources import load, lookup, pod_hint, service_world
 from percale.cli.options import lab_of_source, namespace_option, networks, source_options, source_words
-from percale.cli.sources import load, lookup, pod_hint, service_world
 from percale.errors import BadInput, NotFound
-from percale.explain.names import NamedNumber, ServiceName, find_port, parse_name, split_port
+from percale.explain.end_names import NamedNumber, ServiceName, find_port, parse_name, split_port
 from percale.explain.service_world import NO_NODE, ServiceWorld
 from percale.explain.why.targets import Target, TargetLookup, port_of
 from percale.model.addresses import is_address
@@ -142,7 +142,7 @@ class _World(Struct, frozen=True):
     def ask(self, source: str, target: str, port: str) -> Answer:
         """Raises BadInput, NotFound."""
         asker = self.lookup.find(source, self.namespace)
-        sources = [ip_address(each.address) for each in asker.parties]
+        sources = [ip_address(each.address) for each in asker.ends]
         match parse_name(target, self.namespace):
             case ServiceName(key):
                 service = self.services.service(key)
@@ -158,7 +158,7 @@ class _World(Struct, frozen=True):
                 protocol, number = find_port(port, f"Service {key}", ports)
             case name:
                 asked = self.lookup.target(name)
-                targets = [ip_address(each.address) for each in asked.parties]
+                targets = [ip_address(each.address) for each in asked.ends]
                 protocol, number = port_of(port, asked)
         if number is None or protocol == "ICMP":
             raise BadInput("ICMP has no port, and goes to no Service")
@@ -170,7 +170,7 @@ class _World(Struct, frozen=True):
 
     def _node_of(self, asker: Target) -> str:
         """Where nothing says it, and there is no choice, it makes no difference. Raises BadInput."""
-        own = next((each.node or (each.pod.node if each.pod is not None else None) for each in asker.parties), None)
+        own = next((each.node or (each.pod.node if each.pod is not None else None) for each in asker.ends), None)
         if own or len(self.services.nodes) < 2:
             return self.services.node(own)
         hint = f"name one by --node: {', '.join(self.services.nodes)}"

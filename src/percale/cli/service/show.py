@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from percale.cli.json_output import format_json
+from percale.cli.object_sources import load_services
 from percale.cli.options import source_options
-from percale.cli.sources import load_services
-from percale.explain.names import ServiceName, parse_name
+from percale.explain.end_names import ServiceName, parse_name
 from percale.explain.services.document import service_document
 from percale.explain.services.show import Connections, ServiceView, lines, view
 from percale.lab.default_lab import default_lab

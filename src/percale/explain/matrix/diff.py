@@ -29,9 +29,9 @@ class WorldSide(Struct, frozen=True):
     reach: Reachability
     grouping: Grouping
 
-    def group(self, party: int) -> Group:
-        """By the party's place."""
-        return self.grouping.groups[self.grouping.of[party]]
+    def group(self, end: int) -> Group:
+        """By the end's place."""
+        return self.grouping.groups[self.grouping.of[end]]
 
 
 class FlowChange(Struct, frozen=True):
@@ -73,7 +73,7 @@ class _Change(NamedTuple):
 _NOTHING = _Change(0, 0)
 
 _Kind: TypeAlias = tuple[int, int]
-"""Before and after; so are the pairs of parties."""
+"""Before and after; so are the pairs of ends."""
 
 
 def flow_changes(before: WorldSide, after: WorldSide, asked: PortSet) -> Iterator[FlowChange]:
@@ -82,7 +82,7 @@ def flow_changes(before: WorldSide, after: WorldSide, asked: PortSet) -> Iterato
 
 
 class _Comparison:
-    """The parties that are in both worlds, by group and kind."""
+    """The ends that are in both worlds, by group and kind."""
 
     def __init__(self, before: WorldSide, after: WorldSide, asked: PortSet) -> None:
         self._before, self._after, self._asked = before, after, asked
@@ -130,7 +130,7 @@ class _Comparison:
         found: dict[tuple[Decision, Decision], PortSet] = {}
         examples: dict[tuple[Decision, Decision], tuple[FlowEnd, FlowEnd]] = {}
         asked: Counter[tuple[bool, PortSet]] = Counter()
-        parties = self._before.reach.parties
+        ends = self._before.reach.ends
         for kinds in product(self._members[source], self._members[destination]):
             pair = self._example(source, destination, *kinds) if kinds in self._changed else None
             if pair is None:
@@ -141,7 +141,7 @@ class _Comparison:
                     asked[opens, bit] += 1
                     decisions = self._decisions(piece, *pair)
                     found[decisions] = found.get(decisions, 0) | bit
-                    examples.setdefault(decisions, (parties[pair[0][0]], parties[pair[1][0]]))
+                    examples.setdefault(decisions, (ends[pair[0][0]], ends[pair[1][0]]))
         for (old, new), ports in found.items():
             partly = any(
                 ports & ~self._changed.get(kinds, _NOTHING).to(opens=new.allowed)
@@ -153,10 +153,10 @@ class _Comparison:
     def _example(
         self, source: Group, destination: Group, source_kind: _Kind, destination_kind: _Kind
     ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """Two parties of these kinds between which a flow is a matter of policy."""
+        """Two ends of these kinds between which a flow is a matter of policy."""
         for one, other in product(self._members[source][source_kind], self._members[destination][destination_kind]):
             if all(
-                _matters(side.reach.parties[one[index]], side.reach.parties[other[index]])
+                _matters(side.reach.ends[one[index]], side.reach.ends[other[index]])
                 for index, side in enumerate((self._before, self._after))
             ):
                 return one, other
@@ -169,8 +169,8 @@ class _Comparison:
         old, new = (
             side.evaluator.evaluate(
                 Flow(
-                    side.reach.parties[source[index]],
-                    side.reach.parties[destination[index]],
+                    side.reach.ends[source[index]],
+                    side.reach.ends[destination[index]],
                     piece.protocol,
                     piece.first,
                 )
@@ -190,27 +190,27 @@ def _matters(source: FlowEnd, destination: FlowEnd) -> bool:
 
 
 def _paired(before: WorldSide, after: WorldSide) -> Iterator[tuple[int, int]]:
-    """The places of a party in both worlds: by name, and the pods that are left by their order in the workload."""
-    same: dict[object, int] = {name: index for index, name in enumerate(_names(before.reach.parties))}
+    """The places of an end in both worlds: by name, and the pods that are left by their order in the workload."""
+    same: dict[object, int] = {name: index for index, name in enumerate(_names(before.reach.ends))}
     renamed: defaultdict[object, list[int]] = defaultdict(list)
     pairs: list[tuple[int, int]] = []
-    for index, name in enumerate(_names(after.reach.parties)):
+    for index, name in enumerate(_names(after.reach.ends)):
         old = same.pop(name, None)
         if old is not None:
             pairs.append((old, index))
-        elif after.reach.parties[index].pod is not None:
-            renamed[after.group(index), len(after.reach.parties[index].address)].append(index)
+        elif after.reach.ends[index].pod is not None:
+            renamed[after.group(index), len(after.reach.ends[index].address)].append(index)
     for old in same.values():
-        there = renamed[before.group(old), len(before.reach.parties[old].address)]
-        if there and before.reach.parties[old].pod is not None:
+        there = renamed[before.group(old), len(before.reach.ends[old].address)]
+        if there and before.reach.ends[old].pod is not None:
             pairs.append((old, there.pop(0)))
     return iter(sorted(pairs))
 
 
-def _names(parties: Sequence[FlowEnd]) -> Iterator[object]:
+def _names(ends: Sequence[FlowEnd]) -> Iterator[object]:
     """Addresses may change, and outside they are the same anyway."""
-    for party in parties:
-        if party.pod is not None:
-            yield party.pod.key, len(party.address)
+    for end in ends:
+        if end.pod is not None:
+            yield end.pod.key, len(end.address)
         else:
-            yield party.node, party.address
+            yield end.node, end.address

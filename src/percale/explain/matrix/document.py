@@ -110,5 +110,5 @@ def _because(decision: Decision, flow: tuple[FlowEnd, FlowEnd], places: Places) 
     """`ingress allowed by np:ns/name#ingress[0] (file:line)`."""
     if decision.why == "open":
         return "allowed: no policy isolates either end"
-    party = flow[decision.direction == "ingress"]
-    return f"{decision.direction} {reason(decision, party, places)}"
+    end = flow[decision.direction == "ingress"]
+    return f"{decision.direction} {reason(decision, end, places)}"

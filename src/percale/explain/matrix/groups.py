@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
+from percale.explain.flow_ends import Outside, blocks_of
 from percale.explain.matrix.reachability import Reachability
-from percale.explain.parties import Outside, blocks_of
 from percale.explain.pod_owners import Group, Owners
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import Block
@@ -21,7 +21,7 @@ EXTERNAL = Group("outside", "external")
 
 
 class Grouping(Struct, frozen=True):
-    """The groups in the order in which they are shown, and each party's."""
+    """The groups in the order in which they are shown, and each end's."""
 
     groups: tuple[Group, ...]
     of: tuple[int, ...]
@@ -36,12 +36,12 @@ def by_workload(
 ) -> Grouping:
     """Workloads of the `detailed` namespaces and the others folded into their namespaces; none is detailed: all are."""
     found = []
-    for party in reach.parties[: len(reach.parties) - len(outside)]:
-        if party.pod is None:
+    for end in reach.ends[: len(reach.ends) - len(outside)]:
+        if end.pod is None:
             found.append(NODES)
         else:
-            workload = owners[party.pod.key]
-            found.append(workload if not detailed or party.pod.namespace in detailed else _folded(workload))
+            workload = owners[end.pod.key]
+            found.append(workload if not detailed or end.pod.namespace in detailed else _folded(workload))
     return _grouping([*found, *outside])
 
 
@@ -64,7 +64,7 @@ def outside_groups(
     ranges: Sequence[Outside], evaluators: Sequence[Evaluator], reaches: Sequence[Reachability]
 ) -> list[Group]:
     """The group of each range. Ranges that no world distinguishes are one, named as in a rule; the widest is `external`."""
-    columns = [reach.kinds[len(reach.parties) - len(ranges) :].tolist() for reach in reaches]
+    columns = [reach.kinds[len(reach.ends) - len(ranges) :].tolist() for reach in reaches]
     kinds: list[tuple[int, ...]] = list(zip(*columns, strict=True))
     alike: dict[tuple[int, ...], list[Outside]] = {}
     for each, kind in zip(ranges, kinds, strict=True):

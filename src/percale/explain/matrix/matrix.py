@@ -1,4 +1,4 @@
-"""From pairs of parties to pairs of groups: the ports that all of one get at all of the other, and those that some do.
+"""From pairs of ends to pairs of groups: the ports that all of one get at all of the other, and those that some do.
 
 Called by cli/matrix.py with a `Reach` and a `Grouping`; drawn by `text.py` and `graph.py`. Pure. What no policy decides is
 left out: a pod and itself, a pod and its own node, and pairs without a pod.
@@ -50,7 +50,7 @@ class Matrix:
         self.space = reach.space
         self.asked = asked
         members: list[Counter[int]] = [Counter() for _ in self.groups]
-        """The kinds of each group's parties, and how many of each there are."""
+        """The kinds of each group's ends, and how many of each there are."""
         for group, kind in zip(grouping.of, reach.kinds.tolist(), strict=True):
             members[group][kind] += 1
         self.sizes = [each.total() for each in members]
@@ -108,7 +108,7 @@ class Matrix:
         self._rows[row] = firsts
 
     def _within(self, kinds: npt.NDArray[np.intp], count: Counter[int]) -> int:
-        """Between the parties of one group; the only one of its kind meets none of that kind."""
+        """Between the ends of one group; the only one of its kind meets none of that kind."""
         if count.total() == 1:
             return NO_FLOW
         found: set[int] = set()

@@ -1,10 +1,10 @@
 """Who reaches whom on which ports, for all pairs and all ports at once. Called by `matrix.py` and `diff.py`; pure.
 
     policies ─ portspace ─▶ pieces of ports ─┐
-    pods, nodes, outside ─ parties ─▶ kinds ─┼─▶ what each class lets out and in ─▶ row(source) = out(source) & in(·)
+    pods, nodes, outside ─ ends ─▶ kinds ────┼─▶ what each class lets out and in ─▶ row(source) = out(source) & in(·)
     evaluator ─▶ class of each kind ─────────┘
 
-Parties that no rule distinguishes are one kind; what a class of policies allows is a partition of the kinds by the ports that
+Ends that no rule distinguishes are one kind; what a class of policies allows is a partition of the kinds by the ports that
 they get. It says what `Evaluator.evaluate` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
 Pairs in which policies have no say (`always`) are the caller's to leave out.
 """
@@ -18,8 +18,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from percale.explain.flow_ends import FlowEnds, Outside, Row, rules_of
 from percale.explain.matrix.port_space import PortSet, PortSpace
-from percale.explain.parties import Outside, Parties, Row, rules_of
 from percale.model.clusternetworkpolicy import Action
 from percale.policy.compiled_policy import TIERS, CompiledRule
 from percale.policy.evaluator import Evaluator, PolicyClass
@@ -46,22 +46,22 @@ class Reachability:
     def __init__(self, evaluator: Evaluator, space: PortSpace, outside: Sequence[Outside]) -> None:
         self.space = space
         self._evaluator = evaluator
-        self._parties = Parties(evaluator, outside)
-        self.parties: list[FlowEnd] = self._parties.all
+        self._flow_ends = FlowEnds(evaluator, outside)
+        self.ends: list[FlowEnd] = self._flow_ends.all
         self._names = {
             port.name for rule in rules_of(evaluator) for port in rule.ports or () if isinstance(port, PortName)
         }
         self.kinds, self._samples, rows = self._sorted_out()
-        """Each party's kind."""
+        """Each end's kind."""
         self._peers = {which: _bits(row) for which, row in rows.items()}
         self._everyone: Kinds = (1 << len(self._samples)) - 1
         self._holders = self._named_ports()
         self.sets: list[PortSet] = [0]
         """All port sets that there are."""
         self._ids: dict[PortSet, int] = {0: 0}
-        self._families = np.array([len(self.parties[index].address) for index in self._samples])
+        self._families = np.array([len(self.ends[index].address) for index in self._samples])
         self._mixed = len(set(self._families.tolist())) > 1
-        classes = [self._class_of(self.parties[index].pod) for index in self._samples]
+        classes = [self._class_of(self.ends[index].pod) for index in self._samples]
         out, self._out_row = self._allowed(classes, "egress")
         inward, self._in_row = self._allowed(classes, "ingress")
         self._width = len(self.sets)
@@ -87,15 +87,15 @@ class Reachability:
     # Kinds
 
     def _sorted_out(self) -> tuple[npt.NDArray[np.intp], list[int], dict[object, Row]]:
-        """Each party's kind, a party of each kind, and the rules' peers in terms of kinds."""
-        parties, count = self._parties, len(self._parties)
+        """Each end's kind, an end of each kind, and the rules' peers in terms of kinds."""
+        ends, count = self._flow_ends, len(self._flow_ends)
         rows: dict[object, Row] = {}
         for rule in rules_of(self._evaluator):
             which = rule.peers
             if which not in rows:
-                rows[which] = parties.peers(rule.peers)
+                rows[which] = ends.peers(rule.peers)
         subjects = {policy.subject for policy in self._evaluator.policies.values()}
-        features = [*rows.values(), *(parties.term(subject) for subject in subjects), *self._natures()]
+        features = [*rows.values(), *(ends.term(subject) for subject in subjects), *self._natures()]
         packed = np.packbits(np.array(features), axis=0).T
         _, samples, kinds = np.unique(
             np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").reshape(count),
@@ -105,17 +105,17 @@ class Reachability:
         return kinds, samples.tolist(), {which: row[samples] for which, row in rows.items()}
 
     def _natures(self) -> Iterator[Row]:
-        """What sets parties apart beside the selectors: pod or not, family, node or not, and the ports that they name."""
-        parties = self.parties
-        yield np.array([party.pod is not None for party in parties], np.bool_)
-        yield np.array([party.node is not None for party in parties], np.bool_)
-        yield np.array([len(party.address) == 4 for party in parties], np.bool_)
+        """What sets ends apart beside the selectors: pod or not, family, node or not, and the ports that they name."""
+        ends = self.ends
+        yield np.array([end.pod is not None for end in ends], np.bool_)
+        yield np.array([end.node is not None for end in ends], np.bool_)
+        yield np.array([len(end.address) == 4 for end in ends], np.bool_)
         holders: defaultdict[NamedPort, list[int]] = defaultdict(list)
-        for index, party in enumerate(parties):
-            for port in self._named(party.pod):
+        for index, end in enumerate(ends):
+            for port in self._named(end.pod):
                 holders[port].append(index)
         for indexes in holders.values():
-            row = np.zeros(len(parties), np.bool_)
+            row = np.zeros(len(ends), np.bool_)
             row[indexes] = True
             yield row
 
@@ -127,7 +127,7 @@ class Reachability:
         """The kinds that have these ports."""
         found: defaultdict[NamedPort, Kinds] = defaultdict(int)
         for kind, sample in enumerate(self._samples):
-            for port in self._named(self.parties[sample].pod):
+            for port in self._named(self.ends[sample].pod):
                 found[port] |= 1 << kind
         return found
 
@@ -162,7 +162,7 @@ class Reachability:
             for port in rule.ports or ()
             if isinstance(port, PortName)
         }
-        pod = self.parties[sample].pod
+        pod = self.ends[sample].pod
         return (port for port in pod.ports if port.name in names) if pod is not None else iter(())
 
     def _class_of(self, pod: PodFacts | None) -> PolicyClass:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from percale.explain.parties import Outside, outside
+from percale.explain.flow_ends import Outside, outside
 from percale.explain.pod_networks import NO_PODS
 from percale.explain.why.nearest_rule import AddressText, Nearest, nearest, plain_address
 from percale.explain.why.smallest_fix import Fix, smallest_fix, useful
@@ -94,23 +94,23 @@ def _with_fixes(lookup: TargetLookup, answer_: Answer) -> Answer:
 
 
 def _pairs(source: Target, destination: Target) -> Iterator[tuple[FlowEnd, FlowEnd]]:
-    """The parties that may meet; the one without an address takes the other's family."""
-    for one in source.parties:
-        for other in destination.parties:
+    """The ends that may meet; the one without an address takes the other's family."""
+    for one in source.ends:
+        for other in destination.ends:
             if len(one.address) == len(other.address):
                 yield one, other
-            elif source.unknown and not destination.unknown and len(source.parties) == 1:
+            elif source.unknown and not destination.unknown and len(source.ends) == 1:
                 yield _moved(one, bytes(len(other.address) - 1) + b"\1"), other
-            elif destination.unknown and not source.unknown and len(destination.parties) == 1:
+            elif destination.unknown and not source.unknown and len(destination.ends) == 1:
                 yield one, _moved(other, bytes(len(one.address) - 1) + b"\1")
 
 
-def _moved(party: FlowEnd, address: bytes) -> FlowEnd:
-    return FlowEnd(address, party.pod, party.node)
+def _moved(end: FlowEnd, address: bytes) -> FlowEnd:
+    return FlowEnd(address, end.pod, end.node)
 
 
 def _families(asked: Target) -> str:
-    return " and ".join(Family.of_packed(party.address).kubernetes for party in asked.parties)
+    return " and ".join(Family.of_packed(end.address).kubernetes for end in asked.ends)
 
 
 def _answer(lookup: TargetLookup, flow: Flow, source: Target, destination: Target) -> Answer:
@@ -142,15 +142,15 @@ def _sides(verdict: Verdict) -> tuple[bool, bool]:
     return verdict.egress.allowed, verdict.ingress.allowed
 
 
-def _moves(lookup: TargetLookup, party: FlowEnd, other: FlowEnd) -> Sequence[FlowEnd]:
-    """The party with an address of each range that rules distinguish and that the pod can have; its own first, if it can."""
-    size, node = len(party.address), party.pod.node if party.pod is not None else None
+def _moves(lookup: TargetLookup, end: FlowEnd, other: FlowEnd) -> Sequence[FlowEnd]:
+    """The end with an address of each range that rules distinguish and that the pod can have; its own first, if it can."""
+    size, node = len(end.address), end.pod.node if end.pod is not None else None
     networks = [each for each in lookup.networks.of(node) if len(each.network_address.packed) == size]
     ranges = [each for each in outside([lookup.evaluator]) if len(each.sample) == size and _for_pods(each)]
     addresses = [sample for each in ranges for sample in _samples(each, networks)]
-    own = not networks or any(ip_address(party.address) in network for network in networks)
-    moved = [_moved(party, address) for address in addresses if address != other.address]
-    return [party, *moved] if own or not moved else moved
+    own = not networks or any(ip_address(end.address) in network for network in networks)
+    moved = [_moved(end, address) for address in addresses if address != other.address]
+    return [end, *moved] if own or not moved else moved
 
 
 def _samples(addresses: Outside, networks: Sequence[IPNetwork]) -> Iterator[bytes]:

@@ -106,38 +106,36 @@ def _weight(differences: Differences) -> int:
 # Peers
 
 
-def _peer_differences(
-    rule: CompiledRule, party: FlowEnd, evaluator: Evaluator, address_text: AddressText
-) -> Differences:
+def _peer_differences(rule: CompiledRule, end: FlowEnd, evaluator: Evaluator, address_text: AddressText) -> Differences:
     """Of the peer that is nearest."""
     if rule.peers is None or any(
-        peer_matches(peer, party, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
+        peer_matches(peer, end, evaluator.selector_index, evaluator.node_index) for peer in rule.peers
     ):
         return ()
-    each = (tuple(_from_peer(peer, party, evaluator, address_text)) for peer in rule.peers)
+    each = (tuple(_from_peer(peer, end, evaluator, address_text)) for peer in rule.peers)
     return min(each, key=_weight, default=(Difference("it allows a sort of peer that is not known here", weight=3),))
 
 
-def _from_peer(peer: Peer, party: FlowEnd, evaluator: Evaluator, address_text: AddressText) -> Iterator[Difference]:
+def _from_peer(peer: Peer, end: FlowEnd, evaluator: Evaluator, address_text: AddressText) -> Iterator[Difference]:
     match peer:
         case PodSelectorTerm():
-            yield from _from_term(peer, party, evaluator)
+            yield from _from_term(peer, end, evaluator)
         case Block():
-            yield _from_block(peer, party, address_text(party))
+            yield _from_block(peer, end, address_text(end))
         case NodeSelectorTerm():
-            if party.node is None:
-                yield Difference(f"it allows nodes, {party if party.pod is None else party.pod.key} is none", 3)
+            if end.node is None:
+                yield Difference(f"it allows nodes, {end if end.pod is None else end.pod.key} is none", 3)
             else:
-                labels = evaluator.node_index.labels.get(party.node, {})
-                yield from (Difference(what) for what, _ in _from_selector(peer.nodes, labels, f"node {party.node}"))
+                labels = evaluator.node_index.labels.get(end.node, {})
+                yield from (Difference(what) for what, _ in _from_selector(peer.nodes, labels, f"node {end.node}"))
         case DomainTerm():
-            yield Difference(f"it allows {peer.name}, which does not resolve to {address_text(party)}", 3)
+            yield Difference(f"it allows {peer.name}, which does not resolve to {address_text(end)}", 3)
 
 
-def _from_term(term: PodSelectorTerm, party: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
-    pod = party.pod
+def _from_term(term: PodSelectorTerm, end: FlowEnd, evaluator: Evaluator) -> Iterator[Difference]:
+    pod = end.pod
     if pod is None:
-        who = f"{party} is a node" if party.node is not None else f"{party} is no pod"
+        who = f"{end} is a node" if end.node is not None else f"{end} is no pod"
         yield Difference(f"it allows pods{_of(term.pods)}, {who}", 3)
         return
     if isinstance(term.namespaces, str):
@@ -194,9 +192,9 @@ def _set(requirement: LabelSelectorRequirement) -> str:
     return f"{requirement.key} {word} ({', '.join(requirement.values)})"
 
 
-def _from_block(block: Block, party: FlowEnd, text: str) -> Difference:
-    address = ip_address(party.address)
-    weight = 1 if party.pod is None else 2
+def _from_block(block: Block, end: FlowEnd, text: str) -> Difference:
+    address = ip_address(end.address)
+    weight = 1 if end.pod is None else 2
     if address.version != block.network.version:
         return Difference(f"it allows {block.cidr}, {text} is IPv{address.version}", 3)
     for excluded in block.excluded:

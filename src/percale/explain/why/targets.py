@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import BadInput, NotFound
-from percale.explain.names import (
+from percale.explain.end_names import (
     MachineName,
     Name,
     NamedNumber,
@@ -33,10 +33,10 @@ from percale.suggestion import did_you_mean, some_of
 
 
 class Target(Struct, frozen=True):
-    """What a user's argument names. `unknown`: it has no address yet, and the parties' ones are placeholders."""
+    """What a user's argument names. `unknown`: it has no address yet, and the ends' ones are placeholders."""
 
     name: str
-    parties: tuple[FlowEnd, ...]
+    ends: tuple[FlowEnd, ...]
     """One for each address."""
     unknown: bool = False
     of_workload: bool = False
@@ -44,7 +44,7 @@ class Target(Struct, frozen=True):
 
     @property
     def pod(self) -> PodFacts | None:
-        return next((party.pod for party in self.parties), None)
+        return next((end.pod for end in self.ends), None)
 
 
 class TargetLookup(Struct, frozen=True):

@@ -45,16 +45,16 @@ def to_text(reply: Reply, places: Surroundings) -> Iterator[str]:
 def _answer_lines(answer: Answer, reply: Reply, places: Surroundings) -> Iterator[str]:
     flow = answer.verdict.flow
     ends = " → ".join(
-        asked.name if asked.unknown or asked.name == str(_address(party)) else f"{asked.name} ({_address(party)})"
-        for asked, party in ((reply.source, flow.source), (reply.destination, flow.destination))
+        asked.name if asked.unknown or asked.name == str(_address(end)) else f"{asked.name} ({_address(end)})"
+        for asked, end in ((reply.source, flow.source), (reply.destination, flow.destination))
     )
     word = "cannot tell" if answer.doubt is not None else answer.word
     yield f"{word}: {ends}, {_port(flow.protocol, flow.port)}"
     if answer.doubt is not None:
         yield f"  {answer.doubt}"
         return
-    for party, decision in ((flow.source, answer.verdict.egress), (flow.destination, answer.verdict.ingress)):
-        yield f"  {decision.direction:<8} {reason(decision, party, places)}"
+    for end, decision in ((flow.source, answer.verdict.egress), (flow.destination, answer.verdict.ingress)):
+        yield f"  {decision.direction:<8} {reason(decision, end, places)}"
     for near in answer.nearest:
         yield f"  nearest  {_with_place(near.rule, places)}: {near.what}"
     for fix in answer.fixes:
@@ -81,7 +81,7 @@ def _in_a_line(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=inf).strip()
 
 
-def reason(decision: Decision, party: FlowEnd, places: Places) -> str:
+def reason(decision: Decision, end: FlowEnd, places: Places) -> str:
     """What one side says."""
     if decision.rule is not None:
         return f"{'allowed' if decision.allowed else 'denied'} by {_with_place(decision.rule, places)}"
@@ -93,10 +93,10 @@ def reason(decision: Decision, party: FlowEnd, places: Places) -> str:
         case "isolated":
             policies = ", ".join(_policy(each, places) for each in decision.isolating)
             words = f"denied: isolated by {policies}, and no rule allows it"
-        case _ if party.pod is not None:
-            words = f"open: no policy isolates {party.pod.key}"
+        case _ if end.pod is not None:
+            words = f"open: no policy isolates {end.pod.key}"
         case _:
-            words = f"open: policies do not select {'nodes' if party.node else 'addresses outside'}"
+            words = f"open: policies do not select {'nodes' if end.node else 'addresses outside'}"
     return words
 
 
@@ -104,8 +104,8 @@ def to_line(answer: Answer, places: Places) -> str:
     """Why this is the verdict, in one line."""
     verdict = answer.verdict
     decision = verdict.decisive
-    party = verdict.flow.source if decision.direction == "egress" else verdict.flow.destination
-    words = f"{decision.direction} {reason(decision, party, places)}"
+    end = verdict.flow.source if decision.direction == "egress" else verdict.flow.destination
+    words = f"{decision.direction} {reason(decision, end, places)}"
     near = next((each for each in answer.nearest if each.rule.direction == decision.direction), None)
     return f"{words}; nearest {_with_place(near.rule, places)}: {near.what}" if near is not None else words
 
@@ -114,8 +114,8 @@ def _port(protocol: str, port: int | None) -> str:
     return protocol if port is None else f"{port}/{protocol}"
 
 
-def _address(party: FlowEnd) -> str:
-    return str(ip_address(party.address))
+def _address(end: FlowEnd) -> str:
+    return str(ip_address(end.address))
 
 
 def _with_place(rule: RuleRef, places: Places) -> str:

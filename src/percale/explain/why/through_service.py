@@ -128,7 +128,7 @@ def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: s
 
 def service_reply(cluster: Cluster, source: Target, service: Service, port: ServicePort) -> ServiceReply:
     """FROM's own node decides; where FROM is on none, every node of the cluster may."""
-    home = next((home for each in source.parties if (home := _home(each)) is not None), None)
+    home = next((home for each in source.ends if (home := _home(each)) is not None), None)
     entries: Sequence[str] = (home,) if home else cluster.nodes or ("",)
     paths: list[ServicePath] = []
     for entry in entries:
@@ -137,8 +137,8 @@ def service_reply(cluster: Cluster, source: Target, service: Service, port: Serv
     return ServiceReply(source, service, port, tuple(paths))
 
 
-def _home(party: FlowEnd) -> str | None:
-    return party.node or (party.pod.node if party.pod is not None else None)
+def _home(end: FlowEnd) -> str | None:
+    return end.node or (end.pod.node if end.pod is not None else None)
 
 
 def _merge_path(paths: list[ServicePath], new: ServicePath) -> None:
@@ -156,17 +156,15 @@ def _service_paths(
     """One for each address family that both have."""
     table = cluster.table_of(entry)
     resolved = table.services.get(service.key)
-    outside = all(party.pod is None and party.node is None for party in source.parties)
+    outside = all(end.pod is None and end.node is None for end in source.ends)
     for each in resolved.ports if resolved is not None else ():
-        parties = tuple(party for party in source.parties if len(party.address) == each.family.size)
+        ends = tuple(end for end in source.ends if len(end.address) == each.family.size)
         target = _entrance(each.vips, table, each.family, outside=outside)
-        if (each.name.port, each.name.protocol) != (port.name or "", port.protocol) or not parties or target is None:
+        if (each.name.port, each.name.protocol) != (port.name or "", port.protocol) or not ends or target is None:
             continue
         address, number = target
-        chosen = packet_lookup.resolve(
-            table, ip_address(parties[0].address), ip_address(address), number, port.protocol
-        )
-        client = replace(source, parties=parties)
+        chosen = packet_lookup.resolve(table, ip_address(ends[0].address), ip_address(address), number, port.protocol)
+        client = replace(source, ends=ends)
         masquerading = entry if chosen.masquerade else ""
         endpoints = tuple(
             _endpoint_verdict(cluster, client, text, port.protocol, masquerading) for text in chosen.endpoints
@@ -198,12 +196,12 @@ def _endpoint_verdict(
     """`masquerading`: the node that puts an address of its own in the place of FROM's; "": none does."""
     evaluator = cluster.lookup.evaluator
     text, _, number = endpoint.rpartition(":")
-    party = evaluator.flow_end(ip_address(text.strip("[]")).packed)
-    asked = Target(_name_of(party), (party,), party.pod is not None and party.pod.key in cluster.lookup.made_up)
+    end = evaluator.flow_end(ip_address(text.strip("[]")).packed)
+    asked = Target(_name_of(end), (end,), end.pod is not None and end.pod.key in cluster.lookup.made_up)
     direct = explain_connection(cluster.lookup, source, asked, protocol, int(number))
     masquerades = cluster.masquerade_addresses(masquerading)
-    masquerade_addresses = [each for each in masquerades if len(each.address) == len(party.address)]
-    if not masquerade_addresses or _home(party) in (None, masquerading):
+    masquerade_addresses = [each for each in masquerades if len(each.address) == len(end.address)]
+    if not masquerade_addresses or _home(end) in (None, masquerading):
         return Endpoint(direct, None)
     clients = [evaluator.flow_end(each.address) for each in masquerade_addresses]
     seen = [
@@ -216,10 +214,10 @@ def _endpoint_verdict(
     return Endpoint(replace(direct, answers=answers), who)
 
 
-def _name_of(party: FlowEnd) -> str:
-    if party.pod is not None:
-        return str(party.pod.key)
-    return f"node/{party.node}" if party.node else str(ip_address(party.address))
+def _name_of(end: FlowEnd) -> str:
+    if end.pod is not None:
+        return str(end.pod.key)
+    return f"node/{end.node}" if end.node else str(ip_address(end.address))
 
 
 def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:

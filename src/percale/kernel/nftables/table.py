@@ -7,7 +7,7 @@
 A sync that the kernel rejects as a whole is applied in parts (`portions.py`), without the parts that it rejects. The table of
 a previous run is read at the start, while the sections are still reading the store.
 
-The event loop never waits for the kernel. Called by `agent/node_table.py`; `fake_table.py` is the public fake.
+The event loop never waits for the kernel. Called by `agent/table_sections.py`; `fake_table.py` is the public fake.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
 from percale.errors import LabError, NotFound
-from percale.explain.names import NamedNumber, find_port
+from percale.explain.end_names import NamedNumber, find_port
 from percale.explain.why.through_service import service_at
-from percale.lab.api.peers import peers_of, statuses_of
+from percale.lab.api.agent_statuses import peers_of, statuses_of
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
 from percale.lab.api.server import Answer, Verb

@@ -1,4 +1,4 @@
-"""What the names of a probe's ends (explain/names.py) mean in a lab that runs.
+"""What the names of a probe's ends (explain/end_names.py) mean in a lab that runs.
 
 Called by `machine_verbs`. A DNS name is looked up from the client pod's namespace.
 """
@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from percale.errors import LabError, NotFound
-from percale.explain.names import (
+from percale.explain.end_names import (
     MachineName,
     Name,
     NamedNumber,

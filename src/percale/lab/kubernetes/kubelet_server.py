@@ -27,7 +27,7 @@ from percale.lab.process.nsenter import ExecTarget
 from percale.lab.spec.topology import Machine
 from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
-from percale.store.cache import ObjectCache
+from percale.store.object_cache import ObjectCache
 
 _PATIENCE = 20.0
 """Seconds without a new line, after which a follower's connection is looked at."""

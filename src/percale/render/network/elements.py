@@ -2,7 +2,7 @@
 
     declare("pod/…"), declare("peer/…"), declare("node") ─▶ DeclaredElements ─▶ Transaction ─▶ the kernel's table
 
-`base_chains.py` has the tables' text, `agent/network/tables.py` applies the transactions.
+`base_chains.py` has the tables' text, `agent/network/network_tables.py` applies the transactions.
 """
 
 from __future__ import annotations

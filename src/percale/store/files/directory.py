@@ -32,13 +32,13 @@ from percale.model.manifest.diagnostics import combined
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import EncodedObject, encode
-from percale.store.files.atomic_write import locked, own_path, remove_file, write_file, write_own_file
 from percale.store.files.edit_in_place import rewrite_object
 from percale.store.files.file_index import Entry, FileContent, FileIndex, Identity
 from percale.store.files.inotify import InotifyWatcher
 from percale.store.files.later_reads import LaterReads
 from percale.store.files.lease_expiry import BootClock, with_expiry, without_expiry
 from percale.store.files.regular_file import TooLarge, read_store_file
+from percale.store.files.writes import locked, own_path, remove_file, write_file, write_own_file
 from percale.store.protocol import Event, ReadProblem
 from percale.store.versioning import check_version, not_found, unversioned, versioned
 

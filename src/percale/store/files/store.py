@@ -20,10 +20,10 @@ from percale.event_loop import WorkerThread
 from percale.model.kinds import KINDS, Kinds
 from percale.model.meta import Object, ObjectKey
 from percale.store.encoded_object import LazyObjects
-from percale.store.files.atomic_write import make_directory
 from percale.store.files.directory import Directory
 from percale.store.files.file_index import FileIndex
 from percale.store.files.lease_expiry import BootClock
+from percale.store.files.writes import make_directory
 from percale.store.protocol import Event, Snapshot
 from percale.store.watch_queue import Watch, Watches
 

@@ -15,9 +15,9 @@ from tests.waiting import eventually
 from percale.agent.events import Events
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.cni.records import Attachment
 from percale.cni.requests import KubernetesPod
 from percale.errors import BadManifest

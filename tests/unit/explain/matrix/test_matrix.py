@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 from msgspec import convert, to_builtins
 from tests import builders
 
+from percale.explain.flow_ends import outside
 from percale.explain.matrix import graph, text
 from percale.explain.matrix.document import matrix_document
 from percale.explain.matrix.groups import by_workload, outside_groups
 from percale.explain.matrix.matrix import Cell, Matrix
 from percale.explain.matrix.port_space import port_space_of
 from percale.explain.matrix.reachability import Reachability
-from percale.explain.parties import outside
 from percale.explain.pod_owners import Group, owners
 from percale.model.meta import Object
 from percale.model.pod import Pod

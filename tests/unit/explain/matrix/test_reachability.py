@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from tests import builders
 from tests.unit.policy.small_worlds import puts
 
+from percale.explain.flow_ends import FlowEnds, outside, rules_of
 from percale.explain.matrix.diff import FlowChange, WorldSide, flow_changes
 from percale.explain.matrix.groups import by_workload, outside_groups
 from percale.explain.matrix.matrix import Matrix
 from percale.explain.matrix.port_space import PortSet, port_space_of
 from percale.explain.matrix.reachability import Reachability, always
-from percale.explain.parties import Parties, outside, rules_of
 from percale.explain.pod_owners import Group, owners
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
@@ -69,9 +69,7 @@ def judged(side: WorldSide, source: int, destination: int) -> PortSet:
     found = 0
     for piece, bit in side.reach.space.pieces_of(side.reach.space.all):
         verdicts = [
-            side.evaluator.evaluate(
-                Flow(side.reach.parties[source], side.reach.parties[destination], piece.protocol, port)
-            )
+            side.evaluator.evaluate(Flow(side.reach.ends[source], side.reach.ends[destination], piece.protocol, port))
             for port in {piece.first, piece.last}
         ]
         assert len({verdict.allowed for verdict in verdicts}) == 1, (piece, verdicts)
@@ -82,31 +80,31 @@ def judged(side: WorldSide, source: int, destination: int) -> PortSet:
 @given(many)
 def test_a_peer_means_the_same_parties_for_all_at_once_as_for_one(objects: list[Object]) -> None:
     evaluator = evaluator_of(objects)
-    parties = Parties(evaluator, outside([evaluator]))
+    ends = FlowEnds(evaluator, outside([evaluator]))
     for rule in rules_of(evaluator):
         for peers in ((peer,) for peer in rule.peers or ()):
             one_by_one = [
-                peer_matches(peers[0], party, evaluator.selector_index, evaluator.node_index) for party in parties.all
+                peer_matches(peers[0], end, evaluator.selector_index, evaluator.node_index) for end in ends.all
             ]
-            assert parties.peers(peers).tolist() == one_by_one, peers
+            assert ends.peers(peers).tolist() == one_by_one, peers
 
 
 @given(worlds)
 def test_every_pair_and_port_is_as_the_evaluator_judges_it(objects: list[Object]) -> None:
     (side,) = sides(objects)
-    parties, kinds = side.reach.parties, side.reach.kinds
-    for source, destination in product(range(len(parties)), repeat=2):
-        if len(parties[source].address) == len(parties[destination].address):
+    ends, kinds = side.reach.ends, side.reach.kinds
+    for source, destination in product(range(len(ends)), repeat=2):
+        if len(ends[source].address) == len(ends[destination].address):
             ports = side.reach.sets[int(side.reach.row(int(kinds[source]))[kinds[destination]])]
-            if always(parties[source], parties[destination]):
+            if always(ends[source], ends[destination]):
                 ports = side.reach.space.all
-            assert ports == judged(side, source, destination), (parties[source], parties[destination])
+            assert ports == judged(side, source, destination), (ends[source], ends[destination])
 
 
 @given(worlds)
 def test_a_cell_is_what_every_pair_and_what_some_pair_gets(objects: list[Object]) -> None:
     (side,) = sides(objects)
-    grouping, parties = side.grouping, side.reach.parties
+    grouping, ends = side.grouping, side.reach.ends
     for shape in (grouping, grouping.folded()):
         matrix = Matrix(side.reach, shape, side.reach.space.all)
         members = [
@@ -116,7 +114,7 @@ def test_a_cell_is_what_every_pair_and_what_some_pair_gets(objects: list[Object]
             found = [
                 side.reach.sets[int(side.reach.row(int(side.reach.kinds[one]))[side.reach.kinds[other]])]
                 for one, other in product(members[source], members[destination])
-                if one != other and len(parties[one].address) == len(parties[other].address)
+                if one != other and len(ends[one].address) == len(ends[other].address)
             ]
             cell = matrix.cell(source, destination)
             if {shape.groups[each].sort for each in (source, destination)} <= {"nodes", "outside"} or not found:
@@ -136,14 +134,14 @@ def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
     kept = [each for each in objects if isinstance(each, Pod) or data.draw(st.booleans())]
     before, after = sides(objects, latest([*kept, *changes]))
     expected: dict[tuple[Group, Group, bool], PortSet] = {}
-    after_of = {_name(after, place): place for place in range(len(after.reach.parties))}
-    shared = [place for place in range(len(before.reach.parties)) if _name(before, place) in after_of]
+    after_of = {_name(after, place): place for place in range(len(after.reach.ends))}
+    shared = [place for place in range(len(before.reach.ends)) if _name(before, place) in after_of]
     for source, destination in product(shared, repeat=2):
-        one, other = before.reach.parties[source], before.reach.parties[destination]
+        one, other = before.reach.ends[source], before.reach.ends[destination]
         there = after_of[_name(before, source)], after_of[_name(before, destination)]
         if len(one.address) != len(other.address) or always(one, other):
             continue
-        if always(*(after.reach.parties[each] for each in there)):
+        if always(*(after.reach.ends[each] for each in there)):
             continue
         old, new = judged(before, source, destination), judged(after, *there)
         for opens, ports in ((True, new & ~old), (False, old & ~new)):
@@ -164,8 +162,8 @@ def _key(flip: FlowChange) -> tuple[Group, Group, bool]:
 
 
 def _name(side: WorldSide, place: int) -> object:
-    party = side.reach.parties[place]
-    return (party.pod.key, len(party.address)) if party.pod is not None else (party.node, party.address)
+    end = side.reach.ends[place]
+    return (end.pod.key, len(end.address)) if end.pod is not None else (end.node, end.address)
 
 
 def test_every_block_and_exception_means_its_addresses() -> None:
@@ -181,16 +179,16 @@ def test_every_block_and_exception_means_its_addresses() -> None:
         "fd00::2",
     ]
     evaluator = Evaluator(builders.pod(f"p{place}", ip, node=None) for place, ip in enumerate(addresses))
-    parties = Parties(evaluator, [])
+    ends = FlowEnds(evaluator, [])
     parts = ("10.0.0.0/32", "10.0.1.0/24", "10.0.1.1/32", "10.0.1.255/32", "10.0.2.0/32", "10.0.0.0/23", "fd00::2/128")
     for cidr in ("0.0.0.0/0", "10.0.0.0/8", "10.0.1.0/24", "10.0.1.255/32", "11.0.0.0/8", "::/0", "fd00::/64"):
         for exceptions in ((), *combinations(parts, 1), *combinations(parts, 2)):
             block = Block(cidr, exceptions)
-            expected = [party.address in block for party in parties.all]
+            expected = [end.address in block for end in ends.all]
             if all(
                 len(each.network_address.packed) == len(block.network.network_address.packed) for each in block.excluded
             ):
-                assert parties.peers([block]).tolist() == expected, block
+                assert ends.peers([block]).tolist() == expected, block
 
 
 def test_a_named_port_is_the_one_of_the_destination_and_of_its_protocol() -> None:

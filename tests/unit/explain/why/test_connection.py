@@ -293,7 +293,7 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
         ("x/zzzzzzzz", "there are x/client, x/server"),
     ):
         assert hint_at(there, text) == hint
-    assert there.find("external/outside").parties[0].pod is None
+    assert there.find("external/outside").ends[0].pod is None
 
 
 def test_a_service_of_that_name_is_meant_perhaps() -> None:

@@ -11,9 +11,9 @@ import pytest
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.informer import Informer
 from percale.agent.logging import LineLog
-from percale.agent.node_table import NodeTable
 from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.addresses import packed
 from percale.model.clusternetworkpolicy import (

@@ -15,8 +15,8 @@ from percale.model.configmap import ConfigMap
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.pod import Pod
-from percale.store.files.atomic_write import write_own_file
 from percale.store.files.directory import Directory
+from percale.store.files.writes import write_own_file
 from percale.store.protocol import Deleted, Upserted
 
 KEY = ObjectKey("default", "a")

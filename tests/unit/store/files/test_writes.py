@@ -113,7 +113,7 @@ async def names_of(root: Path) -> list[str]:
 async def test_a_writer_that_holds_the_lock_too_long(
     root: Path, store: FilesStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("percale.store.files.atomic_write._LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr("percale.store.files.writes._LOCK_TIMEOUT", 0.05)
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(StoreUnavailable, match="locked by another process"):

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from percale.agent.events import Events
 from percale.agent.logging import LineLog
-from percale.agent.network.tables import NetworkTables
+from percale.agent.network.network_tables import NetworkTables
 from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable

@@ -1,7 +1,7 @@
 """Everybody that a flow can have at one end: pods' and nodes' addresses, and samples of the addresses outside.
 
-Outside addresses are split into ranges that no rule distinguishes. `Parties` answers which of them a peer of a rule means, all at
-once, as one row of booleans. Called by `reachability.py`; pure.
+Outside addresses are split into ranges that no rule distinguishes. `FlowEnds` answers which of them a peer of a rule means, all
+at once, as one row of booleans. Called by `reachability.py`; pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from percale.policy.rule_terms import EVERYTHING, Block, Peer, PodSelectorTerm
 from percale.policy.verdict import FlowEnd
 
 Row: TypeAlias = npt.NDArray[np.bool_]
-"""One truth value a party."""
+"""One truth value an end."""
 
 
 class Outside(NamedTuple):
@@ -59,9 +59,9 @@ def outside(evaluators: Iterable[Evaluator]) -> list[Outside]:
     taken: set[bytes] = set()
     for evaluator in evaluators:
         taken.update(evaluator.node_index.lease_addresses)
-        for party in insiders(evaluator):
-            taken.add(party.address)
-            cuts.setdefault(len(party.address), {0})
+        for end in insiders(evaluator):
+            taken.add(end.address)
+            cuts.setdefault(len(end.address), {0})
     for evaluator in evaluators:
         for first, last in _named_ranges(evaluator):
             if len(first) in cuts:
@@ -77,9 +77,9 @@ def insiders(evaluator: Evaluator) -> Iterator[FlowEnd]:
                 yield FlowEnd(address, pod)
     for node, addresses in evaluator.node_index.addresses.items():
         for address in addresses:
-            party = evaluator.flow_end(address)
-            if party.node == node:
-                yield party
+            end = evaluator.flow_end(address)
+            if end.node == node:
+                yield end
 
 
 def _named_ranges(evaluator: Evaluator) -> Iterator[tuple[bytes, bytes]]:
@@ -96,9 +96,9 @@ def _ends(block: Block) -> list[tuple[bytes, bytes]]:
 
 
 def _between(firsts: list[int], size: int, taken: set[bytes]) -> Iterator[Outside]:
-    end = 1 << 8 * size
-    for first, following in zip(firsts, [*firsts[1:], end], strict=True):
-        if first == end:
+    limit = 1 << 8 * size
+    for first, following in zip(firsts, [*firsts[1:], limit], strict=True):
+        if first == limit:
             continue
         sample = first
         while sample < following and sample.to_bytes(size) in taken:
@@ -107,13 +107,13 @@ def _between(firsts: list[int], size: int, taken: set[bytes]) -> Iterator[Outsid
             yield Outside(first.to_bytes(size), (following - 1).to_bytes(size), sample.to_bytes(size))
 
 
-class Parties:
+class FlowEnds:
     """Those of one world, and the same ranges outside for every world that is compared with it."""
 
     def __init__(self, evaluator: Evaluator, outside: Iterable[Outside]) -> None:
         self._evaluator = evaluator
         self.all: list[FlowEnd] = [*insiders(evaluator), *(FlowEnd(each.sample) for each in outside)]
-        self._pods = [party.pod for party in self.all if party.pod is not None]
+        self._pods = [end.pod for end in self.all if end.pod is not None]
         """They come first."""
         spaces = {pod.namespace: None for pod in self._pods}
         self._namespaces = dict(zip(spaces, range(len(spaces)), strict=True))
@@ -146,7 +146,7 @@ class Parties:
                 case _:
                     members, cluster = self._evaluator.selector_index, self._evaluator.node_index
                     row |= np.fromiter(
-                        (peer_matches(peer, party, members, cluster) for party in self.all),
+                        (peer_matches(peer, end, members, cluster) for end in self.all),
                         np.bool_,
                         len(self),
                     )
@@ -196,7 +196,7 @@ class Parties:
 
     def _by_address(self, size: int) -> tuple[list[bytes], npt.NDArray[np.intp]]:
         order = sorted(
-            (index for index, party in enumerate(self.all) if len(party.address) == size),
+            (index for index, end in enumerate(self.all) if len(end.address) == size),
             key=lambda index: self.all[index].address,
         )
         return [self.all[index].address for index in order], np.array(order, np.intp)

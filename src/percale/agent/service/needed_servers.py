@@ -15,7 +15,7 @@ from percale.store.protocol import Store
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
-def own_servers(store: Store, resolv_conf: Path = _RESOLV_CONF) -> frozenset[bytes]:
+def needed_servers(store: Store, resolv_conf: Path = _RESOLV_CONF) -> frozenset[bytes]:
     """Packed addresses. A server that is given by its name has none here."""
     return frozenset(packed(each) for each in (*store.hosts, *_name_servers(resolv_conf)) if is_address(each))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from percale.agent.service.own_servers import own_servers
+from percale.agent.service.needed_servers import needed_servers
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.store import KubernetesStore
 from percale.store.memory import MemoryStore
@@ -28,9 +28,9 @@ from percale.store.registry import open_store
 async def test_servers_of_its_store_and_name_servers(store: type[Store], servers: set[str], tmp_path: Path) -> None:
     conf = tmp_path / "resolv.conf"
     opened = store()
-    assert own_servers(opened, conf) == {ip_address(each).packed for each in servers}
+    assert needed_servers(opened, conf) == {ip_address(each).packed for each in servers}
     conf.write_text(
         "# none\nsearch a b\nnameserver 192.0.2.53\nnameserver  fe80::1%eth0 # x\nnameserver\nnameserver x\n"
     )
-    assert own_servers(opened, conf) == {ip_address(each).packed for each in (*servers, "192.0.2.53", "fe80::1")}
+    assert needed_servers(opened, conf) == {ip_address(each).packed for each in (*servers, "192.0.2.53", "fe80::1")}
     await opened.close()

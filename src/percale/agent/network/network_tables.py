@@ -1,6 +1,6 @@
 """The tables `ip`, `ip6` and `bridge percale`: pods' guards, tunnels, masquerading. A part of each is declared by source.
 
-    NodeAgent ───▶ declare("node") ─────┐
+    NodeNetwork ─▶ declare("node") ─────┐
     Peers ───────▶ declare("peer/…") ───┼─▶ NetworkTable ─▶ NodeTable ─▶ KernelNftTable, once per family
     Attachments ─▶ declare("pod/…") ────┘
 
@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from percale.agent.events import Events, InvolvedObject
-from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.kernel.nftables.table import NftTable
 from percale.render.network.elements import DeclaredElements, Element
 from percale.render.nft.objects import TableSpec, Transaction

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest_asyncio
 
 from percale.agent.logging import LineLog
-from percale.agent.network.backend_process import BACKEND, BackendSupervisor
+from percale.agent.network.backend_supervisor import BACKEND, BackendSupervisor
 from percale.agent.problems import Problems
 from percale.backend.protocol import LocalNode
 from percale.errors import StateError

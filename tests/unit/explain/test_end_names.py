@@ -9,7 +9,7 @@ import pytest
 from tests import builders
 
 from percale.errors import BadInput, NotFound
-from percale.explain.names import (
+from percale.explain.end_names import (
     MachineName,
     Name,
     PodName,

@@ -11,11 +11,11 @@ import pytest
 from msgspec import Struct
 from tests.waiting import eventually
 
-from percale.agent import node_table as module
+from percale.agent import table_sections as module
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.logging import LineLog
-from percale.agent.node_table import NodeTable
 from percale.agent.problems import Problems
+from percale.agent.table_sections import NodeTable
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.event import Event
