@@ -83,6 +83,7 @@ class FakeBackend:
     keeps_state = True
     session_ports = ()
     process: FakeProcess | None = None
+    bgp = None
 
     def __init__(self, options: FakeOptions) -> None:
         self._options = options

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from percale.model.ip_family import Family
 from percale.model.subnet_lease import LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.render.network.tunnels import SessionPort, TunnelEnd
 from percale.render.objects import KernelObject
+
+if TYPE_CHECKING:
+    from percale.backend.bgp.bird_process import BirdProcess
 
 
 class LocalFamily(Struct, frozen=True):
@@ -120,6 +123,10 @@ class Backend(Protocol):
     def process(self) -> BackendProcess | None:
         """None: the kernel does all of it."""
 
+    @property
+    def bgp(self) -> BirdProcess | None:
+        """Its process, when that speaks BGP: the agent tells it the cluster's objects, and mirrors the routes that it brings."""
+
     def load(self, directory: Path) -> None:
         """Read what it keeps in its directory, or make it. Called before all else if it keeps state. Raises StateError."""
 
@@ -163,6 +170,7 @@ class KernelBackend:
 
     keeps_state = False
     process: BackendProcess | None = None
+    bgp: BirdProcess | None = None
     session_ports: tuple[SessionPort, ...] = ()
 
     def load(self, directory: Path) -> None:

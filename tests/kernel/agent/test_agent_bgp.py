@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node
 from tests.waiting import until
 
+from percale.backend.bgp.backend import plan
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.state_dir import BACKEND_STATE
+from percale.model.backend_options import BgpOptions
 from percale.model.bgp import REFLECTOR
 
 BGP = {**DUAL, "Backend": {"Type": "bgp"}}
@@ -30,7 +33,7 @@ def state_of(node: Node) -> Path:
 
 def bird(node: Node) -> BirdProcess:
     """That of the node's agent."""
-    return BirdProcess(state_of(node), lambda _node, _leases: None)
+    return BirdProcess(state_of(node), partial(plan, options=BgpOptions()))
 
 
 def sessions(node: Node) -> dict[str, str]:

@@ -21,10 +21,10 @@ from percale.agent.context import AgentContext
 from percale.agent.informer import Change, Informer
 from percale.agent.network.peers import Peers
 from percale.agent.status import BgpRoute, BgpSession, BgpStatus
-from percale.backend.bgp.backend import BgpBackend, BgpWorld
-from percale.backend.bgp.bird_process import PROTOCOL, TABLE
+from percale.backend.bgp.bird_process import PROTOCOL, TABLE, BirdProcess
 from percale.backend.bgp.service_prefixes import ServicePrefixes
 from percale.backend.bgp.sessions import BgpObjects, facts_of_node, secrets_of, service_blocks
+from percale.backend.bgp.world import BgpWorld
 from percale.bounded_file import read_regular_file
 from percale.errors import BadConfig, KernelError
 from percale.kernel.rtnl.table_follower import TableChanges, TableFollower
@@ -53,7 +53,7 @@ class NodeBgp:
     def __init__(
         self,
         context: AgentContext,
-        backend: BgpBackend,
+        daemon: BirdProcess,
         networks: tuple[IPNetwork, ...],
         *,
         peers: Peers,
@@ -63,7 +63,7 @@ class NodeBgp:
         on_routes: Callable[[], None],
     ) -> None:
         """`request_sync` has the process configured again; `on_routes` is called after routes changed."""
-        self._backend = backend
+        self._daemon = daemon
         self._networks = networks
         self._reconciler, self._problems = context.reconciler, context.problems
         self._peers = peers
@@ -129,8 +129,8 @@ class NodeBgp:
     def _update(self) -> None:
         self._services.set_blocks(service_blocks(self._objects))
         world = BgpWorld(self._objects, self._networks, services=self._services.prefixes)
-        if world != self._backend.world:
-            self._backend.world = world
+        if world != self._daemon.world:
+            self._daemon.world = world
             self._request_sync()
 
     def _read_passwords(self) -> None:
@@ -144,13 +144,13 @@ class NodeBgp:
     async def _follow_passwords(self) -> None:
         while True:
             await asyncio.sleep(_PASSWORDS)
-            if self._backend.world is not None and secrets_of(self._objects):
+            if self._daemon.world is not None and secrets_of(self._objects):
                 self._read_passwords()
                 self._update()
 
     def on_configured(self) -> None:
         """The process was configured: pods are kept from its neighbours, and fields without effect are a problem."""
-        process = self._backend.process
+        process = self._daemon
         # Of sessions that are down, too: a pod's packets to a router would have the node's address.
         sessions = (*process.sessions, *process.kept)
         own: set[SessionPort] = {("TCP", each.local_port) for each in sessions}
@@ -179,7 +179,7 @@ class NodeBgp:
 
     def status(self) -> BgpStatus:
         """For /status."""
-        world = self._backend.world
+        world = self._daemon.world
         return BgpStatus(
             sessions=tuple(
                 BgpSession(
@@ -190,7 +190,7 @@ class NodeBgp:
                     info=each.info,
                     node=each.session.node,
                 )
-                for each in self._backend.process.states
+                for each in self._daemon.states
             ),
             routes=tuple(
                 BgpRoute(network=str(dst), via=str(route.via) if route.via is not None else None, dev=route.dev)

@@ -31,7 +31,7 @@ from percale.agent.reporter import NetworkStatus
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.state import ADDRESSES
 from percale.agent.status import Addresses, Pod
-from percale.backend.bgp.backend import BgpBackend
+from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.wireguard.backend import WireguardBackend
 from percale.cni.attachments import device_exists
@@ -124,7 +124,7 @@ class NodeNetwork:
             log_command=context.log_command,
             measure=self._cni_answered,
         )
-        self._bgp = self._bgp_of(backend, context) if isinstance(backend, BgpBackend) else None
+        self._bgp = self._bgp_of(backend.bgp, context) if backend.bgp is not None else None
         self._supervisor = (
             BackendSupervisor(
                 backend.process,
@@ -141,10 +141,10 @@ class NodeNetwork:
             SubnetLease, subnets.lease_lost
         )  # a store that lost all leases gets ours again at once
 
-    def _bgp_of(self, backend: BgpBackend, context: AgentContext) -> NodeBgp:
+    def _bgp_of(self, daemon: BirdProcess, context: AgentContext) -> NodeBgp:
         return NodeBgp(
             context,
-            backend,
+            daemon,
             self._network.networks,
             peers=self._peers,
             declare_elements=self._tables.declare,

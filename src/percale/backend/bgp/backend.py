@@ -6,15 +6,15 @@ No tunnel: packets go by the underlay as they are, and routers between nodes mus
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from msgspec import Struct
-
 from percale.backend.bgp.bird_process import TABLE, BirdProcess
-from percale.backend.bgp.sessions import BgpObjects, NodeFacts, NodeSessions, SessionPlanner, service_blocks
+from percale.backend.bgp.sessions import NodeFacts, NodeSessions, SessionPlanner, service_blocks
 from percale.backend.bgp.speaker import PORT, SECOND_PORT, Prefix, Speaker
+from percale.backend.bgp.world import BgpWorld
 from percale.backend.node_checks import require_own_addresses
 from percale.backend.peer_path import paths, type_problem
 from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
@@ -22,18 +22,6 @@ from percale.model.addresses import IPNetwork, parse_network
 from percale.model.backend_options import BgpOptions
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import KernelObject
-
-
-class BgpWorld(Struct, frozen=True):
-    """What the agent knows of the cluster."""
-
-    objects: BgpObjects
-    networks: tuple[IPNetwork, ...]
-    """The pod networks."""
-    prefixes: tuple[Prefix, ...] | None = None
-    """What this node advertises of them; None: its subnets."""
-    services: tuple[IPNetwork, ...] = ()
-    """Addresses of Services that it advertises by themselves."""
 
 
 class BgpBackend(KernelBackend):
@@ -44,15 +32,14 @@ class BgpBackend(KernelBackend):
     session_ports = (("TCP", PORT), ("TCP", SECOND_PORT), ("UDP", 3784), ("UDP", 3785), ("UDP", 4784))
     """BGP's, and BFD's: over one hop, its echoes, which routers may send, and over several (RFC 5881, RFC 5883)."""
     process: BirdProcess
+    bgp: BirdProcess
 
     def __init__(self, options: BgpOptions) -> None:
         self._options = options
-        self.world: BgpWorld | None = None
-        """None: the store's objects are not known yet."""
 
     def load(self, directory: Path) -> None:
         """The process keeps its files there."""
-        self.process = BirdProcess(directory, self._plan)
+        self.process = self.bgp = BirdProcess(directory, partial(plan, options=self._options))
 
     def pod_mtu(self, node: LocalNode) -> int:
         """The interface's own, the smaller one of two."""
@@ -72,9 +59,6 @@ class BgpBackend(KernelBackend):
             return PeerObjects(problem=other)
         found = list(paths(node, lease))
         return PeerObjects((), tuple(path.gateway for path in found), learned=tuple(path.subnet for path in found))
-
-    def _plan(self, node: LocalNode, leases: Sequence[SubnetLease]) -> tuple[Speaker, NodeSessions] | None:
-        return plan(node, leases, self.world, self._options) if self.world is not None else None
 
 
 def plan(

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +28,7 @@ from percale.backend.bgp.bird_socket import LearnedRoute, Line, ProtocolState, a
 from percale.backend.bgp.replaced_sessions import ReplacedSessions
 from percale.backend.bgp.sessions import NodeSessions
 from percale.backend.bgp.speaker import Session, Speaker
+from percale.backend.bgp.world import BgpWorld
 from percale.backend.protocol import LocalNode
 from percale.errors import AgentError, StateError
 from percale.kernel.rtnl.table_follower import flush_table
@@ -40,6 +42,10 @@ _START, _END = 5.0, 5.0
 """Seconds until it answers, and until it has said goodbye to its neighbours."""
 _GRACE = 10.0
 """Seconds for which a session may come up before it is a problem."""
+
+
+Plan: TypeAlias = Callable[[LocalNode, Sequence[SubnetLease], BgpWorld], tuple[Speaker, NodeSessions]]
+"""Makes the speaker."""
 
 
 class SessionState(Struct, frozen=True):
@@ -60,10 +66,11 @@ class BirdProcess:
 
     interval = 1.0
 
-    def __init__(
-        self, directory: Path, plan: Callable[[LocalNode, Sequence[SubnetLease]], tuple[Speaker, NodeSessions] | None]
-    ) -> None:
-        """`plan` makes the speaker; None: the cluster's objects are not known yet."""
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        self.world: BgpWorld | None = None
+        """What the agent knows of the cluster; None: its objects are not known yet."""
+        self._configured: tuple[LocalNode, Sequence[SubnetLease], BgpWorld] | None = None
+        """What the configuration in force was made of."""
         self._directory = directory
         self._plan = plan
         self._config, self._socket, self._pid_file = (directory / f"bird.{each}" for each in ("conf", "ctl", "pid"))
@@ -95,14 +102,17 @@ class BirdProcess:
 
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
         """See `BackendProcess`. Until the cluster's objects are known, what was configured last is good enough."""
-        planned = self._plan(node, leases)
-        if planned is None:
-            if self._config.exists() and self.pid is None:
+        running = self.pid is not None
+        if self.world is None:
+            if self._config.exists() and not running:
                 await self._start()
             return
-        speaker, sessions = planned
+        given = (node, tuple(leases), self.world)
+        if running and not self.kept and given == self._configured:
+            return
+        self._configured = None
+        speaker, sessions = self._plan(*given)
         self.sessions, self._problems, self.ignored = sessions.sessions, sessions.problems, sessions.ignored
-        running = self.pid is not None
         learned = await self.learned() if running and self._replaced.waiting(speaker.sessions) else ()
         peers = {lease.spec.node for lease in leases}
         self.kept = self._replaced.update(speaker.sessions, learned, peers, time.monotonic())
@@ -113,6 +123,7 @@ class BirdProcess:
         elif self._config.read_text() != config.text:
             self._write(config.text)
             await self._ask("configure")
+        self._configured = given
 
     async def _checked(self, speaker: Speaker) -> BirdConfig:
         """The configuration without the sessions that BIRD does not take. Raises AgentError."""

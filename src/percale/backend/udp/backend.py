@@ -34,6 +34,7 @@ class UdpBackend:
     type = "udp"
     keeps_state = True
     process: TunnelProcess | None = None
+    bgp = None
     session_ports: tuple[SessionPort, ...] = ()
 
     def __init__(self, options: UdpOptions) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from percale.backend.bgp.backend import BgpWorld, plan
+from percale.backend.bgp.backend import plan
 from percale.backend.bgp.sessions import BgpObjects, NodeFacts, NodeSessions
 from percale.backend.bgp.speaker import Session, Speaker
+from percale.backend.bgp.world import BgpWorld
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.kernel.protocol import Interface
 from percale.model.backend_options import BgpOptions
