@@ -1,4 +1,4 @@
-"""What other programs, other nodes and files of a former life say to an agent and to a lab. See `dump.py` for what holds."""
+"""What other programs, other nodes and files of an earlier run say to an agent and to a lab. See `dump.py` for what holds."""
 
 from __future__ import annotations
 
@@ -225,8 +225,8 @@ def mean(objects: Sequence[Object]) -> None:
             LOCAL,
             make_backend(network, ""),
             network.networks,
-            _no_wish,
-            _no_wish,
+            _nothing_declared,
+            _nothing_declared,
             log=LineLog("text", io.StringIO()),
             problems=Problems(LineLog("text", io.StringIO())),
         )
@@ -239,7 +239,7 @@ def mean(objects: Sequence[Object]) -> None:
             peers.remove(lease)
 
 
-def _no_wish(_source: str, objects: Iterable[object]) -> None:
+def _nothing_declared(_source: str, objects: Iterable[object]) -> None:
     assert all(objects)
 
 

@@ -247,9 +247,9 @@ def test_an_object_stays_as_long_as_one_source_declares_it() -> None:
 def test_on_conflict_the_first_source_by_name_wins(sources: tuple[str, str]) -> None:
     kernel = FakeKernel()
     state = started(kernel)
-    wishes = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
+    desired = {"a": replace(ETH0, mtu=1400), "b": replace(ETH0, mtu=1300)}
     for source in sources:
-        state.declare(source, [wishes[source]])
+        state.declare(source, [desired[source]])
         settle(state, kernel)
     there = kernel.read()[ETH0.key]
     assert isinstance(there, Link)
