@@ -16,8 +16,14 @@ from percale.kernel.netns import NetnsThread, create_namespace, delete_namespace
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.readiness import wait_local
 
-_NODAD = re.compile(r"addr\w* (?:add|replace) ([0-9a-f:]+)[^;]* nodad")
-"""An IPv6 address that a shell line adds."""
+_ADDED = re.compile(r"addr\w* (?:add|replace) ([0-9a-f]*:[0-9a-f:]+)[/ ][^;]*(?:nodad|dev lo)")
+"""An IPv6 address that a shell line adds, and that is not looked for at the neighbours first."""
+
+
+def wait_added(line: str, inside: Callable[[Callable[[], bool]], bool]) -> None:
+    """Wait until packets to the addresses that a shell line has added are delivered; `inside` runs in its namespace."""
+    if added := [ip_address(each) for each in _ADDED.findall(line)]:
+        until(lambda: inside(lambda: wait_local(added)), f"{added} are local")
 
 
 class Space:
@@ -49,8 +55,7 @@ class Space:
             )
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
-        added = [ip_address(each) for each in _NODAD.findall(line)]
-        until(lambda: self._thread.run(lambda: wait_local(added)))
+        wait_added(line, self._thread.run)
         return done.stdout
 
     def close(self) -> None:

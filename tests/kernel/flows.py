@@ -6,14 +6,13 @@ a 10.244.1.2, fd00:244:1::2 ── node ── b 10.244.2.2, fd00:244:2::2
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 
 from percale.kernel.netlink.conntrack import Conntrack
-from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import TEXT
 
 T = TypeVar("T")
@@ -50,15 +49,6 @@ table inet service {{
 }}
 """
 """A service in front of b that hides the client, as kube-proxy may do it."""
-
-
-def inside(space: Space, action: Callable[[], T]) -> T:
-    """What `action` returns in the namespace."""
-    thread = NetnsThread(space.descriptor)
-    try:
-        return thread.run(action)
-    finally:
-        thread.close()
 
 
 @dataclass

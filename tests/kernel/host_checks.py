@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 
 from percale.agent.config import loader
 from percale.agent.config.settings import AgentConfig
 from percale.checks.check import Outcome
 from percale.checks.host import Host
 from percale.checks.registry import NODE
-from percale.kernel.netns import NetnsThread
 from percale.model.netconf import network_config
 
 LOOKS = {check.name: check.look for check in NODE}
@@ -54,12 +54,8 @@ class CheckedNode:
 
     def all(self, network: Mapping[str, Any] | None = None, **settings: Any) -> dict[str, Outcome | None]:
         """What every check finds."""
-        thread = NetnsThread(self.space.descriptor)
-        try:
-            host = self.host(network, **settings)
-            return {name: thread.run(lambda look=look: look(host)) for name, look in LOOKS.items()}  # type: ignore[misc]
-        finally:
-            thread.close()
+        host = self.host(network, **settings)
+        return inside(self.space, lambda: {name: look(host) for name, look in LOOKS.items()})
 
     def mend(self, outcome: Outcome) -> None:
         """Type it."""

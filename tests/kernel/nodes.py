@@ -13,10 +13,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tests import waiting
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 from tests.kernel.network_tables import running_tables
 
 from percale.agent.network.network_tables import NetworkTables
@@ -70,6 +72,10 @@ class Machine:
         self.number = number
         self.segment = segment
 
+    @property
+    def path(self) -> Path:
+        return self.space.path
+
     def sh(self, line: str) -> str:
         return self.space.shell(line)
 
@@ -102,11 +108,7 @@ class Machine:
 
     def socket(self, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
         """A socket in here, for use from anywhere."""
-        thread = NetnsThread(self.space.descriptor)
-        try:
-            made = thread.run(lambda: socket.socket(family, kind))
-        finally:
-            thread.close()
+        made = inside(self, lambda: socket.socket(family, kind))
         made.settimeout(waiting.PATIENCE)
         return made
 

@@ -15,9 +15,8 @@ from contextlib import suppress
 from itertools import count
 
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 from tests.unit.policy.oracle import Question
-
-from percale.kernel.netns import NetnsThread
 
 ROUNDS = (0.4, 0.1, 0.2, 0.4, 0.8)
 """Seconds for what should get through; what does not is tried again and again before it counts as denied."""
@@ -29,13 +28,6 @@ _ECHO, _ECHO_ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
 _SCTP = 132
 
 
-class NetnsExecutor:
-    """Where sockets of an address are made."""
-
-    def __init__(self, space: Space) -> None:
-        self.thread = NetnsThread(space.descriptor)
-
-
 def version_of(address: str) -> int:
     return 6 if ":" in address else 4
 
@@ -43,7 +35,7 @@ def version_of(address: str) -> int:
 class Prober:
     """Listens at every address on these ports; one thread at a time."""
 
-    def __init__(self, places: Mapping[str, NetnsExecutor], ports: Iterable[int]) -> None:
+    def __init__(self, places: Mapping[str, Space], ports: Iterable[int]) -> None:
         self._places = places
         self._poll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
@@ -60,8 +52,6 @@ class Prober:
         for kept in self._kept:
             kept.close()
         self._poll.close()
-        for place in set(self._places.values()):
-            place.thread.close()
 
     def expect(self, questions: Collection[Question], allowed: Collection[Question]) -> set[Question]:
         """Those that get through."""
@@ -107,7 +97,7 @@ class Prober:
         watched.close()
 
     def _socket(self, address: str, kind: int, protocol: int = 0) -> socket.socket:
-        return self._places[address].thread.run(lambda: socket.socket(_FAMILIES[version_of(address)], kind, protocol))
+        return inside(self._places[address], lambda: socket.socket(_FAMILIES[version_of(address)], kind, protocol))
 
     # The far side
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 from tests.kernel.conftest import Space
-from tests.kernel.policy_probes import NetnsExecutor, Prober
+from tests.kernel.inside import inside
+from tests.kernel.policy_probes import Prober
 from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES, PORTS, Change
 
@@ -87,9 +88,7 @@ class WiredNode:
         self.name = name
         self.space = space
         self.nft_table = KernelNftTable(NetnsThread(space.descriptor))
-        thread = NetnsThread(space.descriptor)
-        self.conntrack = Conntrack(thread)
-        thread.close()
+        self.conntrack = inside(space, Conntrack)
         self.forget()
 
     def forget(self) -> None:
@@ -132,7 +131,7 @@ class Wires:
         """By each of its addresses."""
         self._wire_outside()
         self.nodes = {name: WiredNode(name, self._wire_node(name)) for name in HOMES}
-        places = {address: NetnsExecutor(space) for space in self._spaces for address in self._addresses(space)}
+        places = {address: space for space in self._spaces for address in self._addresses(space)}
         self.prober = Prober(places, {port for _, port in PORTS if port is not None})
         self.evaluator = Evaluator()
         self._objects: dict[tuple[type[Object], ObjectKey], Object] = {}

@@ -10,16 +10,20 @@ import contextlib
 import errno
 import selectors
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from itertools import cycle
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tests.kernel.conftest import Space
+from tests.kernel.inside import HasNamespace, inside
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod
+from tests.waiting import PATIENCE
 
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
@@ -57,9 +61,9 @@ LB = {4: "198.51.100.12", 6: "2001:db8:99::12"}
 PODS = {4: "10.244.0.0/16", 6: "fd00:244::/48"}
 CLUSTER_IPS = {4: "172.30.0.0/16", 6: "fd00:172::/112"}
 SILENCE = 0.4
-"""Seconds without an answer that count as none."""
-ANSWERED = 0.9
-"""Seconds for an answer that must come, on a busy machine too: before TCP sends a lost packet again."""
+"""Seconds without an answer that count as none, where none may come."""
+_TOTAL_RETRANSMITS = struct.Struct("100xI")
+"""In TCP_INFO."""
 
 
 class Seen(NamedTuple):
@@ -68,11 +72,6 @@ class Seen(NamedTuple):
     action: str
     who: str = ""
     client: str = ""
-
-
-def inside(machine: Machine, action: Callable[[], T]) -> T:
-    with contextlib.closing(NetnsThread(machine.space.descriptor)) as thread:
-        return thread.run(action)
 
 
 class Answering:
@@ -87,10 +86,10 @@ class Answering:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def listen(self, machine: Machine, name: str, port: int = TARGET) -> None:
+    def listen(self, where: Path | HasNamespace, name: str, port: int = TARGET) -> None:
         for version, family in FAMILIES.items():
             for protocol, kind in KINDS.items():
-                listener = inside(machine, lambda family=family, kind=kind: socket.socket(family, kind))  # type: ignore[misc]
+                listener = inside(where, lambda family=family, kind=kind: socket.socket(family, kind))  # type: ignore[misc]
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if version == 6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -138,17 +137,17 @@ class Answering:
 
 
 def ask(
-    machine: Machine,
+    where: Path | HasNamespace,
     target: str,
     port: int,
     protocol: str = "TCP",
     *,
     source: tuple[str, int] | None = None,
-    within: float = SILENCE,
+    within: float = PATIENCE,
 ) -> Seen:
-    """One connection; `within` in seconds."""
+    """One connection; `within` in seconds. That TCP sent a packet again counts as a drop, too."""
     family = FAMILIES[ip_address(target).version]
-    with inside(machine, lambda: socket.socket(family, KINDS[protocol])) as client:
+    with inside(where, lambda: socket.socket(family, KINDS[protocol])) as client:
         client.settimeout(within)
         if source is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,6 +168,10 @@ def ask(
             if error.errno != errno.EHOSTUNREACH:  # its flow still leads to an address that no pod has any more
                 raise
             return Seen("drop")
+        if protocol == "TCP":
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOTAL_RETRANSMITS.size)
+            if _TOTAL_RETRANSMITS.unpack(info) != (0,):
+                return Seen("drop")
         return Seen("endpoints", who, seen)
 
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from percale.kernel.netns import NetnsThread
+from tests.kernel.inside import inside
 
 EVERY = 0.003
 """Seconds between two rounds."""
@@ -42,12 +42,7 @@ class FlowOf(NamedTuple):
 def datagrams(namespace: Path, address: str, port: int = 0) -> socket.socket:
     """A socket that never waits, in a namespace."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with namespace.open() as entered:
-        thread = NetnsThread(entered.fileno())
-    try:
-        made = thread.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
-    finally:
-        thread.close()
+    made = inside(namespace, lambda: socket.socket(family, socket.SOCK_DGRAM))
     made.setblocking(False)
     made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
     ((*_, place),) = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)  # it may have a scope

@@ -17,6 +17,7 @@ import pytest
 from tests.cluster.api_server import write_kubeconfig
 from tests.kernel.conftest import Space
 from tests.kernel.host_checks import CheckedNode
+from tests.kernel.inside import inside
 from tests.waiting import until
 
 from percale.agent.pid_file import single_agent
@@ -24,7 +25,6 @@ from percale.checks import kernel_features, settings
 from percale.checks.registry import NODE
 from percale.checks.scratch import Scratch
 from percale.errors import KernelError
-from percale.kernel.netns import NetnsThread
 
 DUAL = {"Network": "10.244.0.0/16", "IPv6Network": "fd00:10:244::/48", "EnableIPv6": True}
 OLD_NFT = """\
@@ -232,14 +232,12 @@ def test_a_port_of_the_tunnel_that_is_taken(node: CheckedNode) -> None:
     assert (found.result, found.evidence) == ("error", "the device other has UDP 8472")
     node.mend(found)
     assert node.look("tunnel-port").result == "ok"
-    thread = NetnsThread(node.space.descriptor)
-    taken = thread.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    taken = inside(node.space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     taken.bind(("", 8472))
     found = node.look("tunnel-port")
     assert (found.result, found.evidence) == ("error", "a program has UDP 8472")
     assert "8472" in node.space.shell(found.type[0])
     taken.close()
-    thread.close()
     assert node.look("tunnel-port").result == "ok"
     node.space.shell("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning")
     assert node.look("tunnel-port").evidence == "UDP 8472 is flannel.1's"
@@ -266,13 +264,11 @@ FORWARDING = "table ip mine { chain passing { type filter hook forward priority 
 
 def received(node: CheckedNode) -> bool:
     """A real packet from the peer to the tunnel's port."""
-    here, there = NetnsThread(node.space.descriptor), NetnsThread(node.peer.descriptor)
-    with (
-        here.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as receiver,
-        there.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender,
-    ):
-        here.close()
-        there.close()
+
+    def opened(space: Space) -> socket.socket:
+        return inside(space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+    with opened(node.space) as receiver, opened(node.peer) as sender:
         receiver.bind(("", 8472))
         receiver.settimeout(0.3)
         for _ in range(3):
@@ -384,9 +380,7 @@ def test_another_agent(node: CheckedNode, name: str, check: str) -> None:
 
 
 def test_a_program_on_the_agent_s_port(node: CheckedNode) -> None:
-    thread = NetnsThread(node.space.descriptor)
-    taken = thread.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    thread.close()
+    taken = inside(node.space, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     taken.bind(("127.0.0.1", 10256))
     taken.listen()
     found = node.look("ports")

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 from tests.kernel.conftest import Space
-from tests.kernel.flows import PORT, SERVICE, VIP, VIP_PORT, A, B, World, inside
+from tests.kernel.flows import PORT, SERVICE, VIP, VIP_PORT, A, B, World
+from tests.kernel.inside import inside
 
 import percale.kernel.netlink.conntrack
 from percale.kernel.netlink.conntrack import (

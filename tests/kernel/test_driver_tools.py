@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.kernel.inside import inside
 
 from percale.errors import KernelError
 from percale.kernel.cleanup import owned_removals
@@ -119,8 +120,8 @@ def test_packets_cross_two_nodes_through_the_tunnel(new_space: Callable[[], Any]
                 Upsert(Route(ip_network(f"10.244.{other}.0/24"), "flannel.1", gateway, onlink=True)),
             ],
         )
-    server = right._thread.run(lambda: socket.create_server(("10.244.2.0", 8080)))
-    client = left._thread.run(lambda: socket.create_connection(("10.244.2.0", 8080), timeout=5))
+    server = inside(right, lambda: socket.create_server(("10.244.2.0", 8080)))
+    client = inside(left, lambda: socket.create_connection(("10.244.2.0", 8080), timeout=5))
     with server, client:
         connection, address = server.accept()
         with connection:

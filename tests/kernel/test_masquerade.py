@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Machine, Node, Pod, eventually
+from tests.waiting import PATIENCE
 
 from percale.model.addresses import IPAddress
 from percale.render.network.node_elements import node_elements
@@ -29,7 +30,7 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 PORT = 5353
 NODE_PORT = 8080
 SILENCE = 0.2
-"""Seconds without an answer that count as none."""
+"""Seconds without a packet that count as none, where none may come."""
 
 
 @dataclass
@@ -67,14 +68,22 @@ async def world(new_space: Callable[[], Space]) -> AsyncIterator[World]:
     await fabric.down()
 
 
-def seen_as(sender: Machine, receiver: Machine, to: str, *, source: tuple[str, int] | None = None) -> str | None:
+def seen_as(
+    sender: Machine, receiver: Machine, to: str, *, source: tuple[str, int] | None = None, within: float = PATIENCE
+) -> str | None:
     """The address from which the receiver's socket sees a packet of the sender; None if it does not arrive."""
-    seen = exchange(sender, receiver, to, source=source)
+    seen = exchange(sender, receiver, to, source=source, within=within)
     return seen[0] if seen is not None else None
 
 
 def exchange(
-    sender: Machine, receiver: Machine, to: str, *, port: int = PORT, source: tuple[str, int] | None = None
+    sender: Machine,
+    receiver: Machine,
+    to: str,
+    *,
+    port: int = PORT,
+    source: tuple[str, int] | None = None,
+    within: float = PATIENCE,
 ) -> tuple[str, int] | None:
     """A packet and, when it arrives, its answer; the answer must find its way back. Returns the source that was seen."""
     version = 6 if ":" in to else 4
@@ -83,7 +92,7 @@ def exchange(
         if source is not None:
             near.bind(source)
         near.sendto(b"who am I?", (to, port))
-        far.settimeout(SILENCE)
+        far.settimeout(within)
         try:
             _, client = far.recvfrom(100)
         except TimeoutError:
@@ -181,7 +190,7 @@ async def test_without_ip_masq_nothing_is_masqueraded(world: World, version: int
     await world.masquerade(False)
     pod, other = world.one.pods[0], world.two.pods[0]
     assert seen_as(pod, world.stranger, address(world.stranger, version)) == pod.addresses[version]
-    to_other = partial(seen_as, world.stranger, other, other.addresses[version])
+    to_other = partial(seen_as, world.stranger, other, other.addresses[version], within=SILENCE)
     assert to_other() in (address(world.stranger, version), None)
 
 
@@ -222,8 +231,10 @@ async def test_a_pod_cannot_send_with_a_source_that_is_not_its_own(world: World,
     lie = other.addresses[version]
     pod.sh(f"ip addr add {lie} dev lo" + (" nodad" if version == 6 else ""))
     before = spoofed(world.one, ("ip", "ip6")[version == 6])
-    assert seen_as(pod, world.stranger, address(world.stranger, version), source=(lie, 0)) is None
-    assert seen_as(pod, world.two.pods[0], world.two.pods[0].addresses[version], source=(lie, 0)) is None
+    assert seen_as(pod, world.stranger, address(world.stranger, version), source=(lie, 0), within=SILENCE) is None
+    assert (
+        seen_as(pod, world.two.pods[0], world.two.pods[0].addresses[version], source=(lie, 0), within=SILENCE) is None
+    )
     assert spoofed(world.one, ("ip", "ip6")[version == 6]) == before + 2
     assert seen_as(pod, world.stranger, address(world.stranger, version)) == address(world.one, version)
 
@@ -232,7 +243,7 @@ async def test_a_pod_cannot_send_with_a_source_that_is_not_its_own(world: World,
 async def test_a_pod_without_elements_sends_nothing(world: World, version: int) -> None:
     world.one.tables.declare("pod/7", ())
     await world.one.tables.wait_applied("pod/7")
-    assert seen_as(world.one.pods[0], world.stranger, address(world.stranger, version)) is None
+    assert seen_as(world.one.pods[0], world.stranger, address(world.stranger, version), within=SILENCE) is None
 
 
 async def test_a_pod_that_lost_its_permanent_neighbour_finds_it_by_its_own_address(world: World) -> None:
@@ -281,7 +292,7 @@ async def test_pods_on_a_bridge(bridged: tuple[Node, Machine, Machine], version:
     assert spoofed(node, "bridge") == 0
     lie, length = ("10.244.1.99", 24) if version == 4 else ("fd00:244:0:1::99", 64)
     one.sh(f"ip addr add {lie}/{length} dev eth0" + (" nodad" if version == 6 else ""))
-    assert seen_as(one, two, target, source=(lie, 0)) is None
+    assert seen_as(one, two, target, source=(lie, 0), within=SILENCE) is None
     assert spoofed(node, "bridge") > 0
     assert seen_as(one, two, target, source=(own, 0)) == own
 

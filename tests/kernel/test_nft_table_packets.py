@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
@@ -62,11 +63,7 @@ class Pair:
 
     @staticmethod
     def _socket(space: Space, family: int) -> socket.socket:
-        thread = NetnsThread(space.descriptor)
-        try:
-            return thread.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
-        finally:
-            thread.close()
+        return inside(space, lambda: socket.socket(family, socket.SOCK_DGRAM))
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 from tests.kernel.conftest import Space
-from tests.kernel.flows import FAMILIES, PATIENCE, PORT, A, B, World, inside
+from tests.kernel.flows import FAMILIES, PATIENCE, PORT, A, B, World
+from tests.kernel.inside import inside
 
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.trace import WATCH_TABLE, TracedVerdict, Tracer
@@ -40,11 +42,8 @@ def traced_world(new_space: Callable[[], Space]) -> World:
 
 
 def tracer(world: World, rate: int = 100) -> Tracer:
-    thread = NetnsThread(world.node.descriptor)
-    try:
+    with closing(NetnsThread(world.node.descriptor)) as thread:
         return Tracer(thread, rate)
-    finally:
-        thread.close()
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import Machine, eventually
 from tests.kernel.service_world import (
-    ANSWERED,
     CLUSTER,
     EXTERNAL,
     LB,
     NODE_PORT,
     PORT,
+    SILENCE,
     TARGET,
     Seen,
     ServiceWorld,
@@ -27,6 +27,7 @@ from tests.kernel.service_world import (
     runs,
     service_world,
 )
+from tests.waiting import PATIENCE
 
 from percale.model.meta import ObjectKey
 from percale.model.service import ClientIPConfig, ServicePort, SessionAffinityConfig
@@ -57,7 +58,7 @@ def who(seen: Iterable[Seen]) -> list[str]:
 
 
 def many(machine: Machine, target: str, count: int, port: int = PORT) -> Counter[str]:
-    return Counter(who(all_at_once([partial(ask, machine, target, port, within=ANSWERED)] * count)))
+    return Counter(who(all_at_once([partial(ask, machine, target, port)] * count)))
 
 
 def sources(world: ServiceWorld, version: int, count: int) -> list[str]:
@@ -122,10 +123,7 @@ async def test_a_hash_of_the_client(world: ServiceWorld, version: int, strategy:
     clients = sources(world, version, 60)
 
     def choices() -> dict[str, str]:
-        asked = [
-            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
-            for client in clients
-        ]
+        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
         return dict(zip(clients, who(all_at_once(asked)), strict=True))
 
     before = choices()
@@ -182,10 +180,7 @@ async def test_a_remembered_endpoint_that_goes_is_forgotten_and_the_others_are_n
     clients = sources(world, version, 40)
 
     def choices() -> dict[str, str]:
-        asked = [
-            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
-            for client in clients
-        ]
+        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
         return dict(zip(clients, who(all_at_once(asked)), strict=True))
 
     before = choices()
@@ -209,10 +204,7 @@ async def test_who_comes_when_no_more_clients_can_be_remembered_is_served(
     clients = sources(world, version, 40)
 
     def choices() -> list[str]:
-        asked = [
-            partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0), within=ANSWERED)
-            for client in clients
-        ]
+        asked = [partial(ask, world.outside, CLUSTER[version], PORT, source=(client, 0)) for client in clients]
         return who(each() for each in asked)
 
     seen = [choices() for _ in range(8)]
@@ -263,14 +255,17 @@ async def test_source_ranges_are_for_load_balancer_addresses_alone(world: Servic
             world.service(version, loadBalancerSourceRanges=ranges, externalTrafficPolicy="Local"),
             world.slice(version, *ALL),
         )
-        assert ask(world.outside, LB[version], PORT).action == action
+        within = SILENCE if action == "drop" else PATIENCE
+        assert ask(world.outside, LB[version], PORT, within=within).action == action
         assert ask(world.outside, EXTERNAL[version], PORT).action == "endpoints"
-        assert ask(world.pod(1, 7), LB[version], PORT).action == "drop", "pods are not in range either"
-        assert ask(world.nodes[0].node, LB[version], PORT).action == "drop"
+        assert ask(world.pod(1, 7), LB[version], PORT, within=SILENCE).action == "drop", "pods are not in range either"
+        assert ask(world.nodes[0].node, LB[version], PORT, within=SILENCE).action == "drop"
         assert ask(world.nodes[1].node, LB[version], PORT).action == "endpoints"
     await world.apply(world.slice(version))
     assert ask(world.outside, LB[version], PORT).action == "reject"
-    assert ask(world.pod(1, 7), LB[version], PORT).action == "drop", "who may not ask is not even refused"
+    assert ask(world.pod(1, 7), LB[version], PORT, within=SILENCE).action == "drop", (
+        "who may not ask is not even refused"
+    )
 
 
 @BOTH
@@ -308,5 +303,6 @@ async def test_a_policy_is_judged_by_the_client_and_the_endpoint(world: ServiceW
             1,
             f"flush map inet percale ingress{version}; add element inet percale ingress{version} {{ {pod} : goto judged }}",
         )
-        assert ask(world.outside, EXTERNAL[version], PORT).action == action
-        assert ask(world.outside, CLUSTER[version], PORT).action == action
+        within = SILENCE if action == "drop" else PATIENCE
+        assert ask(world.outside, EXTERNAL[version], PORT, within=within).action == action
+        assert ask(world.outside, CLUSTER[version], PORT, within=within).action == action

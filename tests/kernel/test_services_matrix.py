@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 from tests.kernel.nodes import Machine
 from tests.kernel.service_world import (
-    ANSWERED,
     CLUSTER,
     EXTERNAL,
     KINDS,
@@ -31,9 +31,9 @@ from tests.kernel.service_world import (
     ServiceWorld,
     all_at_once,
     ask,
-    inside,
     service_world,
 )
+from tests.waiting import PATIENCE
 
 from percale.kernel.netlink.conntrack import SOURCE_TRANSLATED, Conntrack
 from percale.service.packet_lookup import Answer, resolve
@@ -96,7 +96,7 @@ def said(question: Question) -> Answer:
 
 
 def put(question: Question, answer: Answer) -> Seen:
-    within = ANSWERED if answer.action == "endpoints" else SILENCE
+    within = PATIENCE if answer.action == "endpoints" else SILENCE
     return ask(question.client, question.target, question.port, question.protocol, within=within)
 
 
@@ -141,7 +141,7 @@ async def test_a_nodes_own_connections_arrive_with_its_own_address_under_policy_
     await world.apply(world.service(version, externalTrafficPolicy="Local"), world.slice(version, "n2/7"))
     own = world.nodes[0].address(version)
     for (target, port), protocol in product([(own, NODE_PORT), (EXTERNAL[version], PORT), (LB[version], PORT)], KINDS):
-        seen = ask(world.nodes[0].node, target, port, protocol, within=ANSWERED)
+        seen = ask(world.nodes[0].node, target, port, protocol)
         assert (seen.action, seen.who, seen.client) == ("endpoints", "n2/7", own)
 
 

@@ -87,7 +87,6 @@ class World:
             if name in names:
                 self._write_endpoints(service, [each for each in names if each != name])
         pod.cni("DEL")
-        self.services.forget(name)
         self.policies.remove("Pod", name)
         delete_namespace(Path("/run/netns") / name)
         self.cluster.namespaces.remove(name)

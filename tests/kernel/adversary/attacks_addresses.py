@@ -13,9 +13,9 @@ from typing import Any
 from tests import builders
 from tests.kernel.adversary import frames
 from tests.kernel.adversary.worlds import NODE_ADDRESSES, SWITCH, Family, World, attack
-from tests.kernel.agent.cluster import Pod
+from tests.kernel.agent.cluster import NETNS, Pod
 from tests.kernel.agent.policies import PORT
-from tests.kernel.service_world import inside
+from tests.kernel.inside import inside
 from tests.waiting import PATIENCE, until
 
 HOST_PORT, LOOPBACK_PORT, NODES_OWN = 31500, 31501, 31502
@@ -80,7 +80,7 @@ def a_way_to_loopback(world: World, family: Family) -> None:
                 next_door(world, NODE_ADDRESSES[family][1], here, HOST_PORT, mark)
 
             attempt.control(owner, from_next_door)
-            with inside(world.services.spot("n1"), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
+            with inside(NETNS / "n1", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
                 process.bind(("", NODES_OWN))
                 process.settimeout(PATIENCE)
                 for source, target in (*ways[1:], (NODE_ADDRESSES[family][1], "127.0.0.1")):
@@ -103,7 +103,7 @@ def a_service_whose_endpoint_is_loopback(world: World, family: Family) -> None:
             lambda: f"{OUTSIDE[family]} . udp . {PORT}" in node.sh("nft", "list map inet percale-services services4"),
             "known",
         )
-        with inside(world.services.spot("n1"), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
+        with inside(NETNS / "n1", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as process:
             process.bind(("", PORT))
             process.settimeout(PATIENCE)
             for target in (CLUSTER_IPS[family], OUTSIDE[family]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from functools import partial
 
 from tests.kernel.adversary import frames
@@ -67,6 +68,12 @@ def flows_of_other_protocols_that_began_before(world: World, family: Family) -> 
             packet = frames.packet(own, there, lookalike(protocol, mark))
             world.inject(name, world.frame(name, packet, there))
 
+        def stopped(send: Callable[[bytes], None]) -> bool:
+            with world.sniffing("attacker2") as attempt:
+                send(attempt.forbidden)
+                attempt.control("attacker2", partial(from_a_friend, world, "attacker2", family))
+                return not attempt.arrived()
+
         protocols = (frames.UDP, EXPERIMENT, UDP_LITE, 47)
         with world.attempt("attacker2") as attempt:
             for protocol in protocols:
@@ -74,8 +81,8 @@ def flows_of_other_protocols_that_began_before(world: World, family: Family) -> 
                 back = frames.packet(there, own, lookalike(protocol, b"yes", PORT, 40000))
                 world.inject("attacker2", world.frame("attacker2", back, own))
         world.policies.policy(name, {**selecting(name), "policyTypes": ["Egress"]})
-        until(lambda: own in world.nodes["n1"].sh("nft", f"list map inet percale egress{family}"), "it is in force")
-        time.sleep(0.5)  # flows are judged behind that
+        for protocol in protocols:  # flows are judged behind the policy's commit
+            until(lambda protocol=protocol: stopped(partial(say, protocol=protocol)), f"{protocol} is cut")  # type: ignore[misc]
         with world.attempt("attacker2") as attempt:
             for protocol in protocols:
                 say(attempt.forbidden, protocol)

@@ -14,7 +14,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tests import builders
@@ -22,9 +22,9 @@ from tests.kernel.adversary import frames
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, Policies, allowing, selecting
 from tests.kernel.agent.services import Services
+from tests.kernel.inside import inside
 from tests.waiting import until
 
-from percale.kernel.netns import NetnsThread
 from percale.model.backend_options import OPTIONS
 from percale.render.network.pod_veth import HOST_MAC
 
@@ -123,11 +123,10 @@ class Attempt:
         until(arrived, f"the control arrives at {place}")
         self._controlled.add(place)
 
-    def judge(self) -> None:
-        """At the end."""
+    def arrived(self) -> Counter[str]:
+        """Forbidden packets by place, at the end."""
         assert self._controlled == self._sniffers.keys(), "each place needs a control"
-        arrived = Counter({place: each.count(self.forbidden) for place, each in self._sniffers.items()})
-        assert not +arrived, f"arrived: {dict(+arrived)}"
+        return +Counter({place: each.count(self.forbidden) for place, each in self._sniffers.items()})
 
 
 class World:
@@ -234,15 +233,18 @@ class World:
     # Counting
 
     @contextmanager
+    def sniffing(self, *places: str) -> Iterator[Attempt]:
+        """Its packets are looked for at these pods, nodes (or the switch)."""
+        with ExitStack() as stack:
+            sniffers = {place: stack.enter_context(closing(Sniffer(place))) for place in places}
+            yield Attempt(next(self._numbers), sniffers)
+
+    @contextmanager
     def attempt(self, *places: str) -> Iterator[Attempt]:
-        """Nothing forbidden arrives at these pods, nodes (or the switch); something permitted does at each of them."""
-        with ExitStack() as sniffing:
-            sniffers = {place: Sniffer(place) for place in places}
-            for each in sniffers.values():
-                sniffing.callback(each.close)
-            attempt = Attempt(next(self._numbers), sniffers)
+        """Nothing forbidden arrives at these places; something permitted does at each of them."""
+        with self.sniffing(*places) as attempt:
             yield attempt
-            attempt.judge()
+            assert not (arrived := attempt.arrived()), f"arrived: {dict(arrived)}"
 
 
 class Attack(NamedTuple):
@@ -279,9 +281,4 @@ def attack(
 
 
 def packet_socket(namespace: str, kind: int, style: int = socket.SOCK_RAW) -> socket.socket:
-    with (NETNS / namespace).open() as entered:
-        thread = NetnsThread(entered.fileno())
-    try:
-        return thread.run(lambda: socket.socket(socket.AF_PACKET, style, socket.htons(kind)))
-    finally:
-        thread.close()
+    return inside(NETNS / namespace, lambda: socket.socket(socket.AF_PACKET, style, socket.htons(kind)))

@@ -12,16 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from tests.etcd_server import EtcdServer
+from tests.kernel.conftest import wait_added
+from tests.kernel.inside import inside
+from tests.kernel.pings import Pings, pinging
 from tests.waiting import PATIENCE, until
 
 from percale.agent.config.settings import AgentConfig
@@ -45,6 +47,7 @@ def sh(namespace: str, *command: str, check: bool = True) -> str:
         ["nsenter", f"--net={NETNS / namespace}", *command], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
+    wait_added(" ".join(command), partial(inside, NETNS / namespace))
     return done.stdout
 
 
@@ -111,28 +114,9 @@ class Pod:
         command = ["nsenter", f"--net={NETNS / self.name}", "ping", "-n", "-q", *options, address]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
-    @contextmanager
-    def pinging(self, address: str) -> Iterator[Callable[[], tuple[int, int]]]:
-        """Ping every 10 ms meanwhile; afterwards the value says how many were sent and answered.
-
-        The very last one does not count without an answer, which may be under way.
-        """
-        command = ["nsenter", f"--net={NETNS / self.name}", "ping", "-n", "-i", "0.01", address]
-        counts: list[int] = []
-        with tempfile.TemporaryFile("w+") as output:
-            ping = subprocess.Popen(command, stdout=output)
-            try:
-                yield lambda: (counts[0], counts[1])
-                time.sleep(0.1)  # the last answers come in
-            finally:
-                ping.send_signal(signal.SIGINT)
-                ping.wait(timeout=10)
-            output.seek(0)
-            lines = output.read().splitlines()
-        words = next(line for line in lines if "transmitted" in line).split()
-        sent, answered = int(words[0]), int(words[3])
-        under_way = not any(f" icmp_seq={sent} ttl=" in line for line in lines)
-        counts += [sent - under_way, answered]
+    def pinging(self, address: str) -> AbstractContextManager[Pings]:
+        """Meanwhile."""
+        return pinging(NETNS / self.name, address)
 
 
 @dataclass
@@ -256,11 +240,9 @@ class Cluster:
         self.store.mkdir()
         self.namespace("switch")
         sh("switch", "ip", "link", "add", "br0", "type", "bridge")
-        for address in ("192.168.0.254/24", "fd00::254/64"):
-            sh("switch", "ip", "address", "add", address, "dev", "br0", "nodad") if ":" in address else sh(
-                "switch", "ip", "address", "add", address, "dev", "br0"
-            )
         sh("switch", "ip", "link", "set", "br0", "up")
+        sh("switch", "ip", "address", "add", "192.168.0.254/24", "dev", "br0")
+        sh("switch", "ip", "address", "add", "fd00::254/64", "dev", "br0", "nodad")
         return self
 
     def namespace(self, name: str) -> None:
@@ -273,11 +255,11 @@ class Cluster:
         peer = ("peer", "name", device, "address", mac, "netns", str(NETNS / name))
         sh("switch", "ip", "link", "add", port, "type", "veth", *peer)
         sh("switch", "ip", "link", "set", port, "master", "br0", "up")
+        sh(name, "ip", "link", "set", device, "up")
         if ipv4:
             sh(name, "ip", "address", "add", f"192.168.0.{number}/24", "dev", device)
         if ipv6:
             sh(name, "ip", "address", "add", f"fd00::{number:x}/64", "dev", device, "nodad")
-        sh(name, "ip", "link", "set", device, "up")
 
     def node(self, number: int, *, ipv4: bool = True, ipv6: bool = False, **settings: Any) -> Node:
         """Node `n<number>`, its agent not started yet."""

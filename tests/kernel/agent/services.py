@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tests import builders
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
-from tests.kernel.service_world import Answering, Seen, ask
+from tests.kernel.service_world import SILENCE, Answering, Seen, ask
 
 from percale.model.meta import Object
 
@@ -21,51 +19,23 @@ BOTH_PORTS = [{"name": each.lower(), "port": 8080, "protocol": each} for each in
 """Of pods that `serving` has answer."""
 
 
-@dataclass
-class Spot:
-    """A namespace by name, for `ask` and `Answering`."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        self.descriptor = os.open(NETNS / self.name, os.O_RDONLY | os.O_CLOEXEC)
-
-    @property
-    def space(self) -> Spot:
-        return self
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
 class Services:
     """Made by `services`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.answering = Answering()
-        self._spots: dict[str, Spot] = {}
-
-    def spot(self, name: str) -> Any:
-        if name not in self._spots:
-            self._spots[name] = Spot(name)
-        return self._spots[name]
 
     def ask(
         self, name: str, target: str, port: int, protocol: str = "TCP", *, source: tuple[str, int] | None = None
     ) -> Seen:
         """From the namespace of this name."""
-        return ask(self.spot(name), target, port, protocol, source=source)
+        return ask(NETNS / name, target, port, protocol, source=source, within=SILENCE)
 
     def serving(self, pod: Pod) -> Pod:
         """It answers."""
-        self.answering.listen(self.spot(pod.name), pod.name)
+        self.answering.listen(NETNS / pod.name, pod.name)
         return pod
-
-    def forget(self, name: str) -> None:
-        """The namespace of this name is about to go; what listens there never hears anything again."""
-        if (spot := self._spots.pop(name, None)) is not None:
-            spot.close()
 
     def write(self, name: str, *objects: Object) -> None:
         self.cluster.write(name, *objects)
@@ -98,8 +68,6 @@ class Services:
 
     def close(self) -> None:
         self.answering.close()
-        for spot in self._spots.values():
-            spot.close()
 
 
 @contextmanager

@@ -6,9 +6,8 @@ import socket
 from ipaddress import ip_address
 
 from tests.kernel.agent.cluster import NETNS
+from tests.kernel.inside import inside
 from tests.kernel.streams import MAGIC
-
-from percale.kernel.netns import NetnsThread
 
 _EVERYTHING = 0x0003
 
@@ -17,11 +16,8 @@ class Sniffer:
     """Whatever comes into a namespace, by any device that it has or will have."""
 
     def __init__(self, name: str) -> None:
-        with (NETNS / name).open() as namespace:
-            thread = NetnsThread(namespace.fileno())
         kind = socket.htons(_EVERYTHING)
-        self._socket = thread.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
-        thread.close()
+        self._socket = inside(NETNS / name, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, kind))
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
         self.sources: set[str] = set()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import DUAL, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.services import BOTH_PORTS, SERVICES, Services
 from tests.waiting import until
 
@@ -73,7 +73,7 @@ def test_addresses_of_pods_nodes_and_services_are_not_taken(cluster: Cluster, wi
         one.pod("client")
         thief = world.serving(one.pod("thief"))
         for name in ("n1", "n2", "switch"):
-            world.answering.listen(world.spot(name), name)
+            world.answering.listen(NETNS / name, name)
         wanted = {address: pod.name for pod in (here, there) for address in pod.addresses}
         wanted |= {f"192.168.0.{number}": f"n{number}" for number in (1, 2)}
         wanted |= {"fd00::1": "n1", "fd00::2": "n2"}
@@ -101,7 +101,7 @@ def test_a_node_that_joins_has_its_address_back(cluster: Cluster) -> None:
     with two_nodes(cluster, "routed") as (world, (one, _)):
         thief = world.serving(one.pod("thief"))
         one.pod("client")
-        world.answering.listen(world.spot("switch"), "switch")
+        world.answering.listen(NETNS / "switch", "switch")
         steal(world, thief, "192.168.0.9")
         until(lambda: world.ask("client", "192.168.0.9", 8080).who == "thief", "nobody has it")
         sh("switch", "ip", "address", "add", "192.168.0.9/24", "dev", "br0")

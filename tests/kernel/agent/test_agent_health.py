@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import Cluster, Node, sh
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
 from tests.kernel.agent.services import NODE_PORT, Services, services
-from tests.kernel.service_world import inside
+from tests.kernel.inside import inside
 from tests.waiting import until
 
 N1 = "192.168.0.1"
@@ -37,7 +37,7 @@ def get(world: Services, path: str, at: str = N1) -> tuple[int, dict[str, Any]]:
         with answer:
             return answer.status or 0, json.loads(answer.read())
 
-    return inside(world.spot("switch"), fetch)
+    return inside(NETNS / "switch", fetch)
 
 
 def codes(world: Services) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def test_an_address_that_another_proxy_still_has_is_taken_when_it_is_free(cluste
     with services(cluster) as (world, _):
         world.node(1)
         node = cluster.node(1)
-        with inside(world.spot("n1"), lambda: socket.create_server(("", 10256))):
+        with inside(NETNS / "n1", lambda: socket.create_server(("", 10256))):
             node.start()
             problem = next(each for each in node.status.problems if each.source == "services.healthz")
             assert problem.error == (
@@ -126,7 +126,7 @@ def test_who_holds_connections_open_keeps_nobody_out(cluster: Cluster) -> None:
         assert node.process is not None
         resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (120, 120))
         for _ in range(360):
-            held = inside(world.spot("switch"), lambda: socket.create_connection((N1, 10256)))
+            held = inside(NETNS / "switch", lambda: socket.create_connection((N1, 10256)))
             down.callback(held.close)
             with suppress(ConnectionError):
                 held.send(b"GET /healthz HTTP/1.1\r\n")

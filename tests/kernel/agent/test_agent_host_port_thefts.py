@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.kernel.agent.cluster import DUAL, Cluster, Node, Pod, sh
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.services import SERVICES, Services
-from tests.kernel.service_world import Seen, inside
+from tests.kernel.inside import inside
+from tests.kernel.service_world import Seen
 from tests.waiting import until
 
 OUTSIDE, NODE = {4: "192.168.0.254", 6: "fd00::254"}, {4: "192.168.0.1", 6: "fd00::1"}
@@ -64,7 +65,7 @@ def test_what_is_sent_to_others_is_not_taken(cluster: Cluster, wiring: str, vers
     extra = {4: "192.168.0.77/24", 6: "fd00::77/64"}[version]
     address = extra.partition("/")[0]
     with one_node(cluster, wiring) as (world, node):
-        world.answering.listen(world.spot("switch"), "outside")
+        world.answering.listen(NETNS / "switch", "outside")
         victim = world.serving(node.pod("victim"))
         node.pod("client")
         node.ip("address", "add", extra, "dev", "eth0", "nodad")
@@ -134,7 +135,7 @@ def test_nobody_else_gets_to_loopback(cluster: Cluster, wiring: str) -> None:
     with one_node(cluster, wiring) as (world, node):
         world.serving(node.pod("a", portMappings=[mapping(81, hostIP="127.0.0.1"), mapping(82)]))
         node.pod("other")
-        world.answering.listen(world.spot("n1"), "node", 9999)
+        world.answering.listen(NETNS / "n1", "node", 9999)
         allow_everywhere(node)
         via = "169.254.1.1" if wiring == "routed" else node.subnet.replace("0/24", "1")
         for name in ("a", "other", "switch"):
@@ -192,7 +193,7 @@ def test_a_health_check_that_comes_later_has_its_port(cluster: Cluster) -> None:
 
 
 def answers_http(world: Services, address: str, port: int) -> bool:
-    with inside(world.spot("switch"), socket.socket) as client:
+    with inside(NETNS / "switch", socket.socket) as client:
         client.settimeout(2)
         try:
             client.connect((address, port))
@@ -205,7 +206,7 @@ def answers_http(world: Services, address: str, port: int) -> bool:
 def test_what_the_node_listens_on(cluster: Cluster) -> None:
     """At loopback it stays the process's; elsewhere it is the pod's, as with portmap, and the status says so."""
     with one_node(cluster) as (world, node):
-        world.answering.listen(world.spot("n1"), "node", 81)
+        world.answering.listen(NETNS / "n1", "node", 81)
         said = refusal(node, "thief", port=81, hostIP="127.0.0.1")
         assert "host port 81/TCP at 127.0.0.1: a process of this node listens at 0.0.0.0:81" in said
         pod = world.serving(node.pod("a", portMappings=[mapping(81), mapping(81, "udp")]))

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tests.kernel.agent.cluster import DUAL, Cluster, Pod
+from tests.kernel.agent.cluster import DUAL, NETNS, Cluster, Pod
 from tests.kernel.agent.services import NODE_PORT, services
 from tests.kernel.service_world import Seen
 from tests.waiting import until
@@ -106,7 +106,7 @@ def test_datagrams_of_others_go_on(cluster: Cluster) -> None:
     """What a pod sends to the same port elsewhere is no host port's matter."""
     with services(cluster, 1) as (world, (node,)):
         client = node.pod("client")
-        world.answering.listen(world.spot("switch"), "outside")
+        world.answering.listen(NETNS / "switch", "outside")
         source = (client.addresses[0], 5353)
         seen = world.ask("client", OUTSIDE, 8080, "UDP", source=source)
         assert seen.who == "outside"

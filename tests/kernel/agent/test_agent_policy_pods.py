@@ -12,11 +12,11 @@ import pytest
 from tests.kernel.agent.cluster import BIN, DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
 from tests.kernel.agent.sniffing import Sniffer
+from tests.kernel.inside import inside
 from tests.kernel.streams import FlowOf, Streams
 from tests.waiting import until
 
 from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
-from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import CUT_MARK
 
 WIRINGS = pytest.mark.parametrize("wiring", ["routed", "bridge"])
@@ -145,9 +145,7 @@ def answers(source: str, name: str, target: str) -> Callable[[], bool]:
 
 def marked(node: Node) -> set[str]:
     """Whose established connections are cut."""
-    with (NETNS / node.name).open() as namespace:
-        thread = NetnsThread(namespace.fileno())
-    with closing(thread), closing(Conntrack(thread)) as conntrack:
+    with closing(inside(NETNS / node.name, Conntrack)) as conntrack:
         return {str(ip_address(each.client)) for each in conntrack.flows(EntryFilter(marked=CUT_MARK))}
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests import builders
-from tests.kernel.agent.cluster import Cluster, Pod, sh
+from tests.kernel.agent.cluster import NETNS, Cluster, Pod, sh
 from tests.kernel.agent.services import NODE_PORT, VIP, Services, services
 from tests.kernel.service_world import all_at_once
 from tests.waiting import until
@@ -67,7 +67,7 @@ def world(cluster: Cluster) -> Iterator[World]:
         for name, (pod, app) in pods.items():
             made.serving(pod)
             made.write(f"pod-{name}", builders.pod(name, pod.addresses[0], node=pod.node.name, labels={"app": app}))
-        made.spot("switch")
+        NETNS / "switch"
         yield World(made, pods["near"][0], pods["far"][0])
 
 

@@ -14,9 +14,10 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from tests import builders
-from tests.kernel.agent.cluster import Cluster, Node, Pod
+from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
 from tests.kernel.agent.services import BOTH_PORTS, NODE_PORT, VIP, Services, services
-from tests.kernel.service_world import TARGET, Seen, inside
+from tests.kernel.inside import inside
+from tests.kernel.service_world import TARGET, Seen
 from tests.waiting import until
 
 N1 = "192.168.0.1"
@@ -37,7 +38,7 @@ def programmed(node: Node, *pods: Pod) -> None:
 @contextmanager
 def talking(world: Services, client: str, target: str, port: int) -> Iterator[socket.socket]:
     """A connection that stays open to a listener that never answers."""
-    with closing(inside(world.spot(client), lambda: socket.create_connection((target, port), timeout=5))) as wire:
+    with closing(inside(NETNS / client, lambda: socket.create_connection((target, port), timeout=5))) as wire:
         yield wire
 
 
@@ -88,7 +89,7 @@ def test_datagrams_stay_with_an_endpoint_that_still_serves_and_tcp_is_left_alone
         world.slice(a)
         source = (client.addresses[0], 5353)
         until(lambda: world.ask("client", VIP, 80, "UDP", source=source).who == "a")
-        listener = inside(world.spot("a"), lambda: socket.create_server((a.addresses[0], 9090)))
+        listener = inside(NETNS / "a", lambda: socket.create_server((a.addresses[0], 9090)))
         with listener, talking(world, "client", a.addresses[0], 9090):
             world.slice(b, draining=(a,))
             programmed(node, b)
@@ -134,9 +135,7 @@ def test_fewest_connections(cluster: Cluster) -> None:
         until(lambda: world.ask("switch", N1, NODE_PORT).who)
         world.answering.pause()
         try:
-            held = [
-                inside(world.spot("n1"), lambda: socket.create_connection((a.addresses[0], TARGET))) for _ in range(30)
-            ]
+            held = [inside(NETNS / "n1", lambda: socket.create_connection((a.addresses[0], TARGET))) for _ in range(30)]
             until(
                 lambda: (
                     node.sh("nft", "list", "map", "inet", "percale-services", "endpoints4").count(b.addresses[0]) > 5
@@ -165,7 +164,7 @@ def test_health_checks(cluster: Cluster) -> None:
                     weight = answer.headers["X-Load-Balancing-Endpoint-Weight"]
                     return answer.status or 0, weight, json.loads(answer.read())
 
-            return inside(world.spot("switch"), fetch)
+            return inside(NETNS / "switch", fetch)
 
         def opened() -> bool:
             try:
@@ -197,7 +196,7 @@ def test_an_agent_that_starts_over_a_right_table_writes_nothing_and_breaks_nothi
         world.service(sessionAffinity="ClientIP")
         world.slice(a)
         until(lambda: world.ask("client", VIP, 80).who)
-        listener = inside(world.spot("a"), lambda: socket.create_server((a.addresses[0], 9090)))
+        listener = inside(NETNS / "a", lambda: socket.create_server((a.addresses[0], 9090)))
         with listener, talking(world, "client", a.addresses[0], 9090) as wire:
             far, _ = listener.accept()
             with far:

@@ -6,16 +6,16 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
+from tests.kernel.inside import inside
 from tests.waiting import until
 
 from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
-from percale.kernel.netns import NetnsThread
 from percale.render.policy.base_chains import CUT_MARK
 
 PLUGINS = Path("/usr/lib/cni")
@@ -157,12 +157,8 @@ def pings(name: str, address: str) -> bool:
 
 def unmark(node: Node) -> None:
     """Take the mark from every flow of the node."""
-    with (NETNS / node.name).open() as namespace:
-        thread = NetnsThread(namespace.fileno())
-    conntrack = Conntrack(thread)
-    assert conntrack.mark(list(conntrack.flows(EntryFilter(marked=CUT_MARK))), 0, CUT_MARK) == [None]
-    conntrack.close()
-    thread.close()
+    with closing(inside(NETNS / node.name, Conntrack)) as conntrack:
+        assert conntrack.mark(list(conntrack.flows(EntryFilter(marked=CUT_MARK))), 0, CUT_MARK) == [None]
 
 
 def policy_node(cluster: Cluster) -> Node:

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 from tests.kernel.cni.conftest import Node, Pod, Refused
-from tests.kernel.conftest import Space
+from tests.kernel.inside import inside
 from tests.waiting import until
-
-from percale.kernel.netns import NetnsThread
 
 NewPod = Callable[[str], Pod]
 
@@ -33,7 +31,7 @@ def test_the_first_packet_to_a_pod_arrives(node: Node, new_pod: NewPod) -> None:
     node.start()
     for number in range(10):
         pod = new_pod(f"p{number}")
-        with inside(pod.space, datagrams) as receiver, inside(node.space, datagrams) as sender:
+        with inside(pod.space.path, datagrams) as receiver, inside(node.space.path, datagrams) as sender:
             receiver.bind(("::", 5000))
             receiver.settimeout(1)
             sender.sendto(b"first", (pod.add().addresses[1], 5000))
@@ -108,8 +106,8 @@ def delivered(sender: Pod, receiver: Pod, count: int) -> int:
         return made
 
     with (
-        inside(receiver.space, lambda: endpoint(_RECEIVE_BUFFER)) as sink,
-        inside(sender.space, lambda: endpoint(_SEND_BUFFER)) as source,
+        inside(receiver.space.path, lambda: endpoint(_RECEIVE_BUFFER)) as sink,
+        inside(sender.space.path, lambda: endpoint(_SEND_BUFFER)) as source,
     ):
         sink.bind((receiver.addresses[0], 9))
         for _ in range(count):
@@ -120,15 +118,6 @@ def delivered(sender: Pod, receiver: Pod, count: int) -> int:
             while sink.recv(2000):
                 arrived += 1
     return arrived
-
-
-def inside(space: Space, make: Callable[[], socket.socket]) -> socket.socket:
-    """A socket belongs to the namespace in which it was made."""
-    thread = NetnsThread(space.descriptor)
-    try:
-        return thread.run(make)
-    finally:
-        thread.close()
 
 
 LIMIT, BURST = 800_000, 800_000
