@@ -49,7 +49,7 @@ check: setup-tests               ## style, types, import contracts, unit tests
 	$(PYTEST) --hypothesis-profile=quick tests/unit tests/contract
 
 test: setup-tests                ## all tests, with real packets, in namespaces of their own
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 kubernetes:                      ## builds Kubernetes' own programs and etcd, once, into ~/.cache/percale (PERCALE_CACHE)
 	scripts/kubernetes-binaries
