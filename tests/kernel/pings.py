@@ -50,6 +50,12 @@ class Pings:
         under_way = not any(f" icmp_seq={sent} ttl=" in line for line in lines)
         return sent - under_way, answered
 
+    @property
+    def lost(self) -> int:
+        """At the end."""
+        sent, answered = self()
+        return sent - answered
+
 
 @contextmanager
 def pinging(namespace: Path, address: str) -> Iterator[Pings]:

@@ -30,6 +30,14 @@ def addresses_in_use(node: Node) -> set[Owner]:
         pool.close()
 
 
+def nothing_is_left(node: Node) -> None:
+    """Of any pod."""
+    until(lambda: node.devices() == [])
+    node.stop()
+    assert addresses_in_use(node) == set()
+    assert Records(node.directory / "pods").attachments == {}
+
+
 def killed_in(node: Node, pod: Pod, verb: str, step: str) -> None:
     node.start(die=step)
     with pytest.raises(OSError, match=r"went away|reset"):
@@ -46,9 +54,7 @@ def test_an_add_cut_short_can_be_added_again(node: Node, new_pod: NewPod, wiring
     assert pod.is_wired()
     assert len(node.devices()) == 1
     pod.cni("DEL")
-    until(lambda: node.devices() == [])
-    node.stop()
-    assert addresses_in_use(node) == set()
+    nothing_is_left(node)
 
 
 @pytest.mark.parametrize("step", ADD_STEPS)
@@ -56,10 +62,7 @@ def test_an_add_cut_short_leaves_nothing_after_its_del(node: Node, new_pod: NewP
     killed_in(node, pod := new_pod("p"), "ADD", step)
     node.start()
     pod.cni("DEL", namespace=False)
-    until(lambda: node.devices() == [])
-    node.stop()
-    assert addresses_in_use(node) == set()
-    assert Records(node.directory / "pods").attachments == {}
+    nothing_is_left(node)
     assert pod.space.run("ip", "-br", "link").split()[0] == "lo"
 
 
@@ -68,9 +71,7 @@ def test_an_add_cut_short_leaves_nothing_after_gc(node: Node, new_pod: NewPod, s
     killed_in(node, new_pod("p"), "ADD", step)
     node.start()
     node.ask("GC", {}, None, **{"cni.dev/valid-attachments": []})
-    until(lambda: node.devices() == [])
-    node.stop()
-    assert addresses_in_use(node) == set()
+    nothing_is_left(node)
 
 
 @pytest.mark.parametrize("step", DEL_STEPS)
@@ -82,10 +83,7 @@ def test_a_del_cut_short_is_finished_by_the_next(node: Node, new_pod: NewPod, st
     killed_in(node, pod, "DEL", step)
     node.start()
     pod.cni("DEL")
-    until(lambda: node.devices() == [])
-    node.stop()
-    assert addresses_in_use(node) == set()
-    assert Records(node.directory / "pods").attachments == {}
+    nothing_is_left(node)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
