@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.kernel.agent.cluster import NETNS, Cluster, Node, sh
+from tests.kernel.flows import FAMILIES, Wire
 from tests.kernel.inside import inside
 from tests.waiting import until
 
@@ -116,35 +117,22 @@ def theirs(node: Node) -> list[str]:
     ]
 
 
-@contextmanager
-def serving(name: str) -> Iterator[None]:
-    """A server at port 8080 of a pod, of both families."""
-    script = (
-        "import socket\n"
-        "server = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)\n"
-        "print('up', flush=True)\n"
-        "held = []\n"
-        "while True: held.append(server.accept())\n"
+def serving(name: str) -> socket.socket:
+    """A server at port 8080 of a pod, of both families: the kernel takes connections."""
+    family = socket.AF_INET6
+    return inside(
+        NETNS / name, lambda: socket.create_server(("::", 8080), family=family, dualstack_ipv6=True, backlog=4096)
     )
-    process = subprocess.Popen(
-        ["nsenter", f"--net={NETNS / name}", "python3", "-c", script], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def connects(name: str, address: str) -> bool:
-    script = f"import socket; socket.create_connection(({address!r}, 8080), timeout=0.5)"
-    done = subprocess.run(
-        ["nsenter", f"--net={NETNS / name}", "python3", "-W", "ignore", "-c", script], capture_output=True, check=False
-    )
-    return done.returncode == 0
+    with inside(NETNS / name, lambda: socket.socket(FAMILIES[6 if ":" in address else 4])) as client:
+        client.settimeout(0.5)
+        try:
+            client.connect((address, 8080))
+        except OSError:
+            return False
+    return True
 
 
 def refused(name: str, address: str) -> bool:
@@ -200,56 +188,26 @@ def test_an_established_connection_through_their_bridge_is_cut(cluster: Cluster)
     node = policy_node(cluster)
     for name in ("server", "stranger"):
         declare(node, name, bridged(node, name))
-    script = (
-        "import socket, sys\n"
-        "wire = socket.create_connection(('10.88.0.2', 8080)); wire.settimeout(0.3)\n"
-        "for line in sys.stdin:\n"
-        "    try: wire.sendall(b'x'); print('got' if wire.recv(1) else 'end', flush=True)\n"
-        "    except TimeoutError: print('nothing', flush=True)\n"
-    )
-    echo = (
-        "import socket\n"
-        "server = socket.create_server(('10.88.0.2', 8080)); print('up', flush=True)\n"
-        "wire, _ = server.accept()\n"
-        "while data := wire.recv(9): wire.sendall(data)\n"
-    )
-    (cluster.store / "pods-see-bridges.yaml").write_text(CLOSED.replace("app: friend", "app: stranger"))
+    policy = cluster.store / "pods-see-bridges.yaml"
+    policy.write_text(CLOSED.replace("app: friend", "app: stranger"))
     node.start()
-    commands = [
-        ["nsenter", f"--net={NETNS / name}", "python3", "-c", code]
-        for name, code in (("server", echo), ("stranger", script))
-    ]
-    server = subprocess.Popen(commands[0], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    assert server.stdout.readline() == "up\n"
-    client = subprocess.Popen(commands[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert client.stdin is not None
-    assert client.stdout is not None
+    with serving("server") as listener, inside(NETNS / "stranger", socket.socket) as client:
+        client.connect(("10.88.0.2", 8080))
+        with closing(Wire(client, listener.accept()[0])) as wire:
 
-    def answer() -> str:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write("\n")
-        client.stdin.flush()
-        return client.stdout.readline().strip()
+            def goes_on() -> bool:
+                return wire.passes() and wire.passes(answers=True)
 
-    try:
-        assert answer() == "got"
-        (cluster.store / "pods-see-bridges.yaml").write_text(CLOSED)
-        until(lambda: answer() == "nothing", "the connection is cut")
-        until(lambda: "flows cut" in node.log)
-        assert "pod=default/server by=np:default/closed" in node.log
-        node.stop(signal.SIGKILL)
-        unmark(node)  # as if it had been killed before it marked
-        until(lambda: answer() == "got", "nobody cuts it")
-        node.start()
-        until(lambda: answer() == "nothing", "what changed meanwhile is judged")
-    finally:
-        for process in (client, server):
-            process.kill()
-            process.wait()
-        for stream in (client.stdin, client.stdout, server.stdout):
-            stream.close()
+            assert goes_on()
+            policy.write_text(CLOSED)
+            until(lambda: not goes_on(), "the connection is cut")
+            until(lambda: "flows cut" in node.log)
+            assert "pod=default/server by=np:default/closed" in node.log
+            node.stop(signal.SIGKILL)
+            unmark(node)  # as if it had been killed before it marked
+            until(goes_on, "nobody cuts it")
+            node.start()
+            until(lambda: not goes_on(), "what changed meanwhile is judged")
 
 
 def test_it_says_what_it_is_and_whom_it_guards(cluster: Cluster) -> None:
