@@ -276,7 +276,7 @@ def test_a_flushed_ruleset_is_back(cluster: Cluster) -> None:
     a, b = hooked_pods(cluster)
     a.node.sh("nft", "flush ruleset")
     wait_for_hooks(a)
-    assert a.reaches(b.addresses[0])
+    until(lambda: a.reaches(b.addresses[0]), "so are the other tables")
 
 
 def test_cleanup_takes_the_shortcut_away(cluster: Cluster) -> None:
