@@ -6,6 +6,7 @@ No kubelets are here, so nothing is waited for and nothing is executed in pods; 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -72,6 +73,52 @@ def daemon_set(namespace: str, name: str) -> dict[str, object]:
         "metadata": {"namespace": namespace, "name": name},
         "spec": spec,
     }
+
+
+def test_a_cluster_by_kubeadm_has_the_pod_network_and_kube_proxy_or_not(tmp_path: Path) -> None:
+    """In a namespace with an address; nothing is started."""
+    options = (
+        "--dry-run --ignore-preflight-errors=all --kubernetes-version=v1.36.3 --apiserver-advertise-address=192.0.2.1"
+    )
+    address = "ip link set lo up; ip link add eth0 type bridge; ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up"
+    environment = {**os.environ, "KUBEADM_INIT_DRYRUN_DIR": str(tmp_path)}
+    shell = f'kubeadm() {{ {program("kubeadm")} "$@" {options}; }}\n{address}\n'
+    steps = blocks("kubeadm")
+    assert len(steps) == 2
+    for step, has_kube_proxy in zip(steps, (True, False), strict=True):
+        done = subprocess.run(
+            ["unshare", "--net", "bash", "-ec", shell + step],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "--allocate-node-cidrs=true" in done.stdout
+        assert "--cluster-cidr=10.244.0.0/16" in done.stdout
+        assert ("kind: DaemonSet" in done.stdout and "name: kube-proxy" in done.stdout) is has_kube_proxy
+
+
+def test_what_kube_proxy_leaves_is_removed_and_nothing_else() -> None:
+    (step,) = blocks("kube-proxy")
+    rules = "\n".join(
+        f"{command} -t nat -N KUBE-SERVICES; {command} -t nat -A OUTPUT -j KUBE-SERVICES; {command} -A INPUT -j ACCEPT"
+        f"\nnft add table {family} kube-proxy"
+        for command, family in (("iptables", "ip"), ("ip6tables", "ip6"))
+    )
+    look = "iptables-save; ip6tables-save; nft list tables"
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-ec", f"{rules}\n{step}\n{look}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "KUBE" not in done.stdout
+    assert "kube-proxy" not in done.stdout
+    assert done.stdout.count("-A INPUT -j ACCEPT") == 2
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"deploy/[\w./-]+", (ROOT / "docs/install.md").read_text()))))
