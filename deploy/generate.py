@@ -1,6 +1,7 @@
-"""Renders the chart's templates into manifests for kubectl: `python -m deploy.generate`, or `make docs`.
+"""Renders the chart's templates into manifests for kubectl, and its values' schema: `python -m deploy.generate`, or `make docs`.
 
-The templates keep to the part of Helm's language that is here, so that one source makes both; a test compares the files.
+The templates keep to the part of Helm's language that is here, so that one source makes both; tests compare the files, and
+what the real helm makes of the chart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
+
+from percale.agent.config.settings import AgentConfig
 
 HERE = Path(__file__).parent
 CHART = HERE / "chart"
@@ -47,6 +51,7 @@ MANIFESTS: Mapping[str, Manifest] = {
 _ACTION = re.compile(r"(\s*)\{\{(-?) (.*?) \}\}")
 _FUNCTIONS: Mapping[str, Callable[..., str]] = {
     "toJson": lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")),
+    "quote": lambda value: json.dumps(str(value)),
     "toPrettyJson": lambda value: json.dumps(value, sort_keys=True, indent=2),
     "toYaml": lambda value: yaml.safe_dump(value, sort_keys=True).rstrip("\n"),
     "sha256sum": lambda text: hashlib.sha256(text.encode()).hexdigest(),
@@ -96,9 +101,27 @@ def _look_up(path: str, context: Mapping[str, Any]) -> Any:
     return found
 
 
+def schema() -> dict[str, Any]:
+    """Of the values, by which Helm refuses others: names and kinds as in values.yaml, settings as the agent checks them."""
+    free = {"type": "object"}
+    found = _schema_of(values())
+    settings = msgspec.json.schema(AgentConfig)["$defs"]
+    settings["AgentConfig"]["required"] = ["store"]  # each node has a name of its own
+    found["properties"] |= dict.fromkeys(("network", "resources", "global"), free)
+    found["properties"]["agent"] = {"$ref": "#/$defs/AgentConfig"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "$defs": settings}
+
+
+def _schema_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        properties = {name: _schema_of(each) for name, each in value.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"type": "boolean" if isinstance(value, bool) else ["string", "integer"]}  # `--set` makes numbers of digits
+
+
 def generated() -> dict[str, str]:
-    """The files beside the chart."""
-    found = {}
+    """The files beside the chart, and its schema."""
+    found = {"chart/values.schema.json": json.dumps(schema(), indent=2) + "\n"}
     for name, manifest in MANIFESTS.items():
         context = {"Values": {**values(), **manifest.changed}, "Release": {"Namespace": NAMESPACE}}
         objects = (render((CHART / f"templates/{each}.yaml").read_text(), context) for each in manifest.templates)

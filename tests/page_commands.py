@@ -1,4 +1,4 @@
-"""The commands of docs/install.md that a test runs: those below `<!-- test: NAME -->`."""
+"""The commands of docs/install.md, or of another page, that a test runs: those below `<!-- test: NAME -->`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs" / "install.md"
 
 
-def blocks(name: str) -> list[str]:
+def blocks(name: str, page: Path = PAGE) -> list[str]:
     """Shell texts in the page's order."""
-    return re.findall(rf"<!-- test: {name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return re.findall(rf"<!-- test: {name} -->\n```sh\n(.*?)```", page.read_text(), re.DOTALL)

@@ -126,6 +126,7 @@ def test_with_a_proxy_of_its_own_the_api_server_has_its_own_address() -> None:
         ),
         ("a: |\n  {{- toPrettyJson .Values.o | nindent 2 }}", 'a: |\n  {\n    "k": "v"\n  }'),
         ("a: {{ toJson .Values.o }}", 'a: {"k":"v"}'),
+        ("a: {{ quote .Values.n }}", 'a: "1"'),
     ],
 )
 def test_the_part_of_helms_language(template: str, text: str) -> None:
