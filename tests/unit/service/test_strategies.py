@@ -97,9 +97,9 @@ def test_many_weights_are_no_matter() -> None:
     texts = [f"11.{number // 65536}.{number // 256 % 256}.{number % 256}=2" for number in range(15_000)]
     strategy = parse_strategy({STRATEGY: "wrr", WEIGHTS: ",".join(texts)}, "random")
     records = [record(number) for number in range(2000)]
-    began = time.monotonic()
+    began = time.process_time()
     assert len(slots_of(strategy, records, {})) == 2000
-    assert time.monotonic() - began < 10.0
+    assert time.process_time() - began < 10.0
 
 
 def test_weights_reach_the_table() -> None:

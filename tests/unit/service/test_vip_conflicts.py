@@ -232,9 +232,9 @@ def test_many_addresses_of_two_services_are_decided_in_linear_time() -> None:
         build.service(name, ip=ip, externalIPs=addresses)
         for name, ip in (("one", "172.30.0.41"), ("two", "172.30.0.42"))
     ]
-    began = time.monotonic()
+    began = time.process_time()
     table = build.table(*both)
     assert len(list(table.problems)) == len(addresses)
     table.apply(gone=[(Service, both[0].key)])
     assert not list(table.problems)
-    assert time.monotonic() - began < 10.0
+    assert time.process_time() - began < 10.0

@@ -172,12 +172,12 @@ def test_verdicts_do_not_read_a_policy_from_end_to_end() -> None:
     ports = [{"port": number} for number in range(1, 20_000, 2)]
     evaluator, _, _ = rendered(policy(to=blocks, ports=ports))
     source = evaluator.flow_end(ip_address(POD).packed)
-    began = time.monotonic()
+    began = time.process_time()
     for number in range(1, 20_000):
         target = evaluator.flow_end(ip_address(f"100.{number // 256}.{number % 256}.{number % 2 * 128}").packed)
         allowed = evaluator.evaluate(Flow(source, target, "TCP", number)).egress.allowed
         assert not allowed
-    assert time.monotonic() - began < 10.0
+    assert time.process_time() - began < 10.0
 
 
 def test_many_exceptions_are_fast() -> None:
