@@ -110,7 +110,7 @@ def _encoder(output: str) -> Callable[[Any], str]:
         from percale.cli.json_output import format_json
 
         return lambda document: format_json(document) + "\n"
-    from percale.model.manifest.encode import plain_to_yaml
+    from percale.model.manifest.yaml_writer import plain_to_yaml
 
     return plain_to_yaml
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import aiohttp
+from percale.store.http_library import aiohttp
 
 _LONGEST = 64 * 2**20
 """Bytes; an object of either server has 1.5 MiB at most."""

@@ -14,7 +14,6 @@ from percale.errors import BadConfig
 from percale.model.kinds import KINDS, Kinds
 from percale.store.etcd.address import FORM as ETCD_FORM
 from percale.store.etcd.address import parse_address as parse_etcd_address
-from percale.store.files.store import FilesStore
 from percale.store.kubernetes.address import FORM as KUBERNETES_FORM
 from percale.store.kubernetes.address import parse_address as parse_kubernetes_address
 from percale.store.kubernetes.cluster_access import ClusterAccess
@@ -43,7 +42,9 @@ def _open_files(directory: str, kinds: Kinds, last_state: LastState | None) -> S
 
     An agent, which has a last state, goes on while somebody's large file is read; a command wants all of them.
     """
-    return FilesStore(Path(directory), kinds=kinds, make=False, defer=last_state is not None)
+    store = importlib.import_module("percale.store.files.store")
+    opened: Store = store.FilesStore(Path(directory), kinds=kinds, make=False, defer=last_state is not None)
+    return opened
 
 
 def _open_kubernetes(rest: str, _kinds: Kinds, last_state: LastState | None) -> Store:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("library", ["aiohttp", "numpy"])
+@pytest.mark.parametrize("library", ["aiohttp", "numpy", "yaml"])
 def test_an_agent_imports_no_library_before_it_needs_it(library: str) -> None:
     """A tenth of a second of every start, and of every `lab up`; numpy is 12 MiB too."""
     code = f"import sys, percale.agent.main; print({library!r} in sys.modules)"

@@ -26,7 +26,6 @@ from percale.errors import BadConfig, BadManifest
 from percale.model.backend_options import guarded_ports
 from percale.model.manifest.json_text import read_json_text
 from percale.model.manifest.syntax_tree import Node, meaning, plain_value
-from percale.model.manifest.yaml_reader import read_yaml
 from percale.model.netconf import NetworkConfig
 from percale.service.node_context import ServiceConfig
 from percale.suggestion import did_you_mean
@@ -104,6 +103,8 @@ def _snake(setting: str) -> str:
 
 def from_file(path: Path) -> list[Setting]:
     """The settings of a YAML file, each with its line."""
+    from percale.model.manifest.yaml_reader import read_yaml  # noqa: PLC0415 -- a DaemonSet has variables alone
+
     try:
         text = read_file(path).decode("utf-8-sig")
         roots = list(read_yaml(text, str(path)))

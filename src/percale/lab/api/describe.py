@@ -14,7 +14,7 @@ from percale.lab.machines.agent_state import AgentState
 from percale.model.condition import Condition
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.event import Event
-from percale.model.manifest.encode import plain_to_yaml
+from percale.model.manifest.yaml_writer import plain_to_yaml
 from percale.model.meta import Object, ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node

@@ -25,7 +25,6 @@ from percale.model.manifest.left_out import NOT_KNOWN, LeftOut, is_foreign, why_
 from percale.model.manifest.schema import type_errors, without_nulls
 from percale.model.manifest.syntax_tree import Node, descend, plain_value
 from percale.model.manifest.unknown_fields import closed_type, unknown_field_errors
-from percale.model.manifest.yaml_reader import read_yaml
 from percale.model.meta import Object, ObjectKey
 from percale.model.validation.validators import field_errors, has_validator
 
@@ -174,6 +173,8 @@ def read_nodes(text: str, file: str) -> Iterator[Node]:
     """The non-empty documents of a file, as nodes. Raises BadManifest."""
     if file.endswith(".json"):
         return iter((read_json(text, file),)) if text.strip() else iter(())
+    from percale.model.manifest.yaml_reader import read_yaml  # noqa: PLC0415 -- stores on servers have none
+
     return read_yaml(text, file)
 
 

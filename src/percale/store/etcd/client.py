@@ -6,8 +6,8 @@ import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import getproxies
 
-import aiohttp
 import msgspec
 
 from percale.bounded_file import read_file
@@ -15,6 +15,7 @@ from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
 from percale.store.http_errors import cause
+from percale.store.http_library import aiohttp
 from percale.store.http_lines import HalfLine, abort, whole_lines
 from percale.store.tls_context import TlsContext
 
@@ -151,7 +152,7 @@ class EtcdClient:
     def _tls_of_files(self) -> ssl.SSLContext | bool:
         """Certificates that were replaced count for the next request. Raises StoreUnavailable."""
         address = self._address
-        if not any(each.startswith("https:") for each in self._endpoints):
+        if not any(each.startswith("https:") for each in (*self._endpoints, *getproxies().values())):
             return True
         return self._tls.of(address.ca, address.cert, address.key)
 

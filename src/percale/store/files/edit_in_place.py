@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from percale.errors import BadManifest, StoreUnavailable
 from percale.model.kinds import Kinds
 from percale.model.manifest.decode import ManifestEntry, Source, decode_manifest, object_node, text_of
-from percale.model.manifest.encode import plain_to_yaml, to_plain
+from percale.model.manifest.encode import to_plain
 from percale.model.manifest.syntax_tree import Node, plain_value
 from percale.model.meta import Object, ObjectKey
 
@@ -73,6 +73,8 @@ def _with(text: str, node: Node, plain: Any) -> str:
         column = len(line) - len(line.lstrip(" "))
     else:
         end = _end_of_lines(text, node)
+        from percale.model.manifest.yaml_writer import plain_to_yaml  # noqa: PLC0415 -- most agents write none
+
         body = plain_to_yaml(plain).rstrip("\n")
         column = node.column
     body = body.replace("\n", "\n" + " " * column)

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
 from percale.store.http_errors import cause
+from percale.store.http_library import aiohttp
 from percale.store.http_lines import HalfLine, abort, whole_lines
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.credentials import Credentials
@@ -71,8 +71,8 @@ class ApiClient:
         """`environ`: the proxy's variables, default those of the process."""
         self.server = access.server
         self._base = URL(access.server)
-        self._credentials = Credentials(access)
         self._proxy = access.proxy or proxy_for(access.server, os.environ if environ is None else environ)
+        self._credentials = Credentials(access, self._proxy)
         self._server_name = access.server_name
         self._limit = RateLimit(_RATE, _BURST)
         self._session: aiohttp.ClientSession | None = None

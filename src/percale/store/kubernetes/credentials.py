@@ -13,8 +13,9 @@ from percale.store.tls_context import TlsContext, read_credential
 class Credentials:
     """For one event loop. Files are compared by their status at each request: that costs microseconds."""
 
-    def __init__(self, access: ClusterAccess) -> None:
+    def __init__(self, access: ClusterAccess, proxy: str | None = None) -> None:
         self._access = access
+        self._with_tls = any((url or "").startswith("https:") for url in (access.server, proxy))
         self._given: ExecStatus | None = None
         """By the exec plugin."""
         self._tls = TlsContext()
@@ -38,7 +39,7 @@ class Credentials:
     def tls(self) -> ssl.SSLContext | bool:
         """Call `headers` first. A new context when a certificate, a key or the authority has changed. Raises StoreUnavailable."""
         access = self._access
-        if not access.server.startswith("https:"):
+        if not self._with_tls:
             return True
         certificate, key = access.certificate, access.key
         if self._given is not None and self._given.client_certificate_data and self._given.client_key_data:

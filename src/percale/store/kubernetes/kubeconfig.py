@@ -15,7 +15,6 @@ from msgspec import Struct
 from percale.bounded_file import read_file
 from percale.errors import BadConfig, BadManifest
 from percale.model.manifest.syntax_tree import plain_value
-from percale.model.manifest.yaml_reader import read_yaml
 from percale.store.kubernetes.address import Address
 from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin
 from percale.store.tls_context import Pem
@@ -116,6 +115,8 @@ def in_cluster(environ: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) ->
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from percale.model.manifest.yaml_reader import read_yaml  # noqa: PLC0415 -- a pod of the cluster has none
+
     try:
         text = read_file(path).decode("utf-8-sig")
         roots = list(read_yaml(text, str(path)))

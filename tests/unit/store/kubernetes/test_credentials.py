@@ -16,6 +16,7 @@ from tests.fake_api_server import FakeApiServer
 from percale.errors import StoreUnavailable
 from percale.model.configmap import ConfigMap
 from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin
+from percale.store.kubernetes.credentials import Credentials
 from percale.store.kubernetes.store import KubernetesStore
 
 pytestmark = pytest.mark.usefixtures("loopback")
@@ -226,3 +227,18 @@ async def test_requests_go_through_the_proxy() -> None:
         async with opened(access) as store:
             assert await store.list(ConfigMap) == []
         assert server.requests[0].headers["Host"] == "api.example.org"
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy", "by_tls"),
+    [
+        ("http://10.0.0.1:8080", None, False),
+        ("http://10.0.0.1:8080", "http://proxy:3128", False),
+        ("http://10.0.0.1:8080", "https://proxy:3128", True),
+        ("https://10.0.0.1:6443", None, True),
+    ],
+)
+def test_a_proxy_with_tls_is_verified_by_the_systems_authorities(server: str, proxy: str | None, by_tls: bool) -> None:
+    """The library's own context has none (`http_library.py`)."""
+    context = Credentials(ClusterAccess(server=server), proxy).tls()
+    assert (isinstance(context, ssl.SSLContext) and context.verify_mode == ssl.CERT_REQUIRED) == by_tls
