@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address
 
 from percale.backend.protocol import ExclusiveId, LocalNode
 from percale.ipam.subnet_plan import first_overlap
@@ -114,7 +114,7 @@ class LeaseConflicts:
                 if lease.spec.node != node:
                     return f"nodes {lease.spec.node} and {node} have one {exclusive_id}"
         for subnet in spec.subnets:
-            if (holder := self._overlapping(subnet)) is not None:
+            if (holder := self._overlapping(subnet.version, *_bounds(subnet))) is not None:
                 theirs = self._in_force[holder].spec
                 pair = first_overlap([subnet], theirs.subnets)
                 assert pair is not None
@@ -122,7 +122,7 @@ class LeaseConflicts:
             if (machine := self._machine_in(subnet)) is not None:
                 return f"subnet {subnet} of node {node} has another node's address in it, {machine}"
         for address in spec.public_ips:
-            if (holder := self._overlapping(ip_network(address))) is not None:
+            if (holder := self._overlapping(address.version, int(address), int(address))) is not None:
                 other = self._in_force[holder].spec.node
                 return f"public address {address} of node {node} is in the subnet of node {other}"
         return None
@@ -131,10 +131,9 @@ class LeaseConflicts:
         public = [ExclusiveId("public address", address, address.version) for address in spec.public_ips]
         return [*public, *self._backend_ids(spec)]
 
-    def _overlapping(self, subnet: IPNetwork) -> str | None:
-        """The name of a lease in force whose subnet overlaps; only the nearest neighbours in order can."""
-        first, last = _bounds(subnet)
-        ordered = self._subnets[subnet.version]
+    def _overlapping(self, version: int, first: int, last: int) -> str | None:
+        """The name of a lease in force whose subnet overlaps these addresses; only the nearest neighbours in order can."""
+        ordered = self._subnets[version]
         place = bisect_left(ordered, (first,))
         for begin, end, name in ordered[max(place - 1, 0) : place + 1]:
             if begin <= last and first <= end:
@@ -150,4 +149,5 @@ class LeaseConflicts:
 
 
 def _bounds(subnet: IPNetwork) -> tuple[int, int]:
-    return int(subnet.network_address), int(subnet.broadcast_address)
+    first = int(subnet.network_address)
+    return first, first + (1 << subnet.max_prefixlen - subnet.prefixlen) - 1

@@ -267,9 +267,12 @@ async def _withdraw_on_conflict(store: Store, claimant: Claimant, lease: SubnetL
 
 def _is_of_node(claimant: Claimant, lease: SubnetLease) -> bool:
     """By its name; a lease that flannel wrote into etcd has its node's address instead, and this node takes it over."""
-    by_address = MACHINE not in lease.metadata.annotations and lease.spec.node in map(str, lease.spec.public_ips)
-    mine = set(claimant.public_ips)
-    return lease.spec.node == claimant.node or (by_address and not mine.isdisjoint(lease.spec.public_ips))
+    spec = lease.spec
+    if spec.node == claimant.node:
+        return True
+    if MACHINE in lease.metadata.annotations or not set(claimant.public_ips).intersection(spec.public_ips):
+        return False
+    return spec.node in map(str, spec.public_ips)
 
 
 def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:

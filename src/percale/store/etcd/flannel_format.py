@@ -52,15 +52,37 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str] = {}
 
 
-def subnets_of_key(text: str) -> NodeSubnets:
-    """Those of `…/subnets/TEXT`. Raises BadManifest."""
+class LeaseKey(Struct, frozen=True):
+    """A lease's `…/subnets/TEXT`, `10.12.13.0-24&fd00:12:13::-56`, with what it means and the name of the SubnetLease."""
+
+    text: str
+    subnets: NodeSubnets
+    name: str
+
+
+@lru_cache(maxsize=10_000)
+def lease_key(text: str) -> LeaseKey:
+    """Remembered, for an agent that starts lists all leases three times. Raises BadManifest."""
     subnets = NodeSubnets()
     if (found := _KEY.fullmatch(text)) is not None:
         with suppress(ValueError):
             subnets = NodeSubnets(*map(ip_network, _networks(*found.groups())))
-    if not subnets or key_text(subnets) != text:
+    if not subnets or _key_text(subnets) != text:
         raise BadManifest("not the key of a subnet", hint="one such as 10.5.52.0-24")
-    return subnets
+    return LeaseKey(text, subnets, lease_name(subnets))
+
+
+def lease_key_of_name(name: str) -> LeaseKey:
+    """That of the SubnetLease with this name. Raises BadManifest."""
+    parts = [part.rpartition("-") for part in name.split("&")]
+    texts = [f"{address.replace('-', ':')}-{length}" for address, _, length in parts]
+    if ":" in texts[0]:
+        texts.insert(0, _NO_SUBNET.replace("/", "-"))
+    with suppress(BadManifest):
+        key = lease_key("&".join(texts))
+        if key.name == name:
+            return key
+    raise BadManifest(f"SubnetLease {name} is not named by its subnets", hint="a name such as 10.5.52.0-24")
 
 
 def _networks(address: str, length: str, address6: str | None, length6: str | None) -> Iterator[str]:
@@ -70,8 +92,7 @@ def _networks(address: str, length: str, address6: str | None, length6: str | No
         yield f"{address6}/{length6}"
 
 
-def key_text(subnets: NodeSubnets) -> str:
-    """The inverse: `10.5.52.0-24`, `10.12.13.0-24&fd00:12:13::-56`."""
+def _key_text(subnets: NodeSubnets) -> str:
     texts = (
         [str(subnets.ipv4 or _NO_SUBNET)]
         if subnets.ipv6 is None
@@ -80,19 +101,7 @@ def key_text(subnets: NodeSubnets) -> str:
     return "&".join(text.replace("/", "-") for text in texts)
 
 
-@lru_cache(maxsize=16)
-def subnets_of_name(name: str) -> NodeSubnets:
-    """The inverse of `lease_name`. Raises BadManifest."""
-    subnets = NodeSubnets()
-    with suppress(ValueError):
-        parts = [part.rpartition("-") for part in name.split("&")]
-        subnets = NodeSubnets(*(ip_network(f"{address.replace('-', ':')}/{length}") for address, _, length in parts))
-    if not subnets or lease_name(subnets) != name:
-        raise BadManifest(f"SubnetLease {name} is not named by its subnets", hint="a name such as 10.5.52.0-24")
-    return subnets
-
-
-def lease_of(subnets: NodeSubnets, value: bytes, holder: bytes | None, *, reserved: bool) -> SubnetLease:
+def lease_of(key: LeaseKey, value: bytes, holder: bytes | None, *, reserved: bool) -> SubnetLease:
     """`reserved`: its key has no etcd lease. Raises BadManifest."""
     try:
         attrs = msgspec.json.decode(value, type=_Value)
@@ -100,9 +109,9 @@ def lease_of(subnets: NodeSubnets, value: bytes, holder: bytes | None, *, reserv
         public_ip = _address(IPv4Address, attrs.public_ip)
         public_ipv6 = _address(IPv6Address, attrs.public_ipv6)
         spec = {
-            "node": known.node if known is not None else str(public_ip or public_ipv6 or lease_name(subnets)),
-            "subnet": subnets.ipv4,
-            "ipv6Subnet": subnets.ipv6,
+            "node": known.node if known is not None else str(public_ip or public_ipv6 or key.name),
+            "subnet": key.subnets.ipv4,
+            "ipv6Subnet": key.subnets.ipv6,
             "publicIP": public_ip,
             "publicIPv6": public_ipv6,
             "backendType": attrs.backend_type or "",
@@ -110,7 +119,7 @@ def lease_of(subnets: NodeSubnets, value: bytes, holder: bytes | None, *, reserv
             "backendV6Data": attrs.backend_v6_data or None,
         }
         annotations = known.annotations if known is not None else {RESERVED: "true"} if reserved else {}
-        metadata = ObjectMeta(name=lease_name(subnets), annotations=annotations)
+        metadata = ObjectMeta(name=key.name, annotations=annotations)
         return SubnetLease(metadata=metadata, spec=msgspec.convert(spec, SubnetLeaseSpec))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadManifest(f"not a lease: {error}") from error

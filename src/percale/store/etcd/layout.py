@@ -51,8 +51,8 @@ class Layout:
             return ConfigMap, flannel_format.NETWORK
         for prefix in (self._subnets, self._holders):
             if key.startswith(prefix):
-                subnets = flannel_format.subnets_of_key(key[len(prefix) :].decode(errors="replace"))
-                return SubnetLease, ObjectKey(None, lease_name(subnets))
+                lease = flannel_format.lease_key(key[len(prefix) :].decode(errors="replace"))
+                return SubnetLease, ObjectKey(None, lease.name)
         if not key.startswith(self._objects):
             return None
         name, *rest = key[len(self._objects) :].decode(errors="replace").split("/")
@@ -68,7 +68,7 @@ class Layout:
         """Where it is, the key that says that it exists first. Raises BadManifest."""
         kind, key = identity
         if kind is SubnetLease:
-            text = flannel_format.key_text(flannel_format.subnets_of_name(key.name)).encode()
+            text = flannel_format.lease_key_of_name(key.name).text.encode()
             return self._subnets + text, self._holders + text
         if identity == (ConfigMap, flannel_format.NETWORK):
             return (self._config,)
@@ -114,9 +114,9 @@ class Layout:
             return None
         if kind is SubnetLease:
             holder = found.get(others[0])
-            subnets = flannel_format.subnets_of_name(key.name)
+            lease_key = flannel_format.lease_key_of_name(key.name)
             return flannel_format.lease_of(
-                subnets, entry.value, holder.value if holder else None, reserved=not entry.lease
+                lease_key, entry.value, holder.value if holder else None, reserved=not entry.lease
             )
         if first == self._config:
             return flannel_format.network_of(entry.value)

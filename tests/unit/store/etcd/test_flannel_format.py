@@ -101,7 +101,7 @@ def test_a_lease_whose_name_is_not_that_of_its_subnets_is_not_written() -> None:
 @pytest.mark.parametrize("parts", [V4, V6, {**V4, **V6}])
 def test_the_name_of_a_lease_says_its_subnets(parts: dict[str, Any]) -> None:
     subnets = SubnetLeaseSpec(node="n1", **parts).subnets
-    assert flannel_format.subnets_of_name(lease_name(subnets)) == subnets
+    assert flannel_format.lease_key_of_name(lease_name(subnets)).subnets == subnets
 
 
 def test_the_configuration_is_a_config_map_with_nothing_else() -> None:
