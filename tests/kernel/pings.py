@@ -12,6 +12,9 @@ from pathlib import Path
 
 from tests.waiting import PATIENCE, until
 
+_SILENT = 200
+"""Pings in a row without an answer: it does not go on."""
+
 
 class Pings:
     """Counts until now; called at the end, how many were sent and answered."""
@@ -19,9 +22,16 @@ class Pings:
     def __init__(self, output: Path) -> None:
         self._output = output
         self._all: list[str] | None = None
+        self._goes_on = False
 
     def _lines(self) -> list[str]:
         return self._all if self._all is not None else self._output.read_text().splitlines()
+
+    def wait_next(self) -> None:
+        """Until another one is answered, or nothing is any more."""
+        before = self.answered
+        until(lambda: self.answered > before or self.unanswered_in_a_row > _SILENT)
+        self._goes_on = self.answered > before
 
     def end(self) -> None:
         """Nothing is added any more."""
@@ -44,11 +54,11 @@ class Pings:
         until(lambda: self.answered >= wanted, f"{count} more are answered")
 
     def __call__(self) -> tuple[int, int]:
-        """The very last one does not count without an answer, which may be under way."""
+        """What was sent behind the last answer is under way, on a busy machine more than one, if there are answers at the end."""
         lines = self._lines()
-        sent, answered = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", lines[-2] + lines[-1])[0])
-        under_way = not any(f" icmp_seq={sent} ttl=" in line for line in lines)
-        return sent - under_way, answered
+        sent, answered = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", "".join(lines))[0])
+        last = max(map(int, re.findall(r" icmp_seq=(\d+) ttl=", "\n".join(lines))), default=0)
+        return last if self._goes_on else sent, answered
 
     @property
     def lost(self) -> int:
@@ -66,6 +76,7 @@ def pinging(namespace: Path, address: str) -> Iterator[Pings]:
         pings = Pings(Path(output.name))
         try:
             yield pings
+            pings.wait_next()
         finally:
             ping.send_signal(signal.SIGINT)
             ping.wait(timeout=PATIENCE)

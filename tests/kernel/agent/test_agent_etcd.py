@@ -10,7 +10,7 @@ import pytest
 from tests import builders
 from tests.etcd_server import EtcdServer
 from tests.kernel.agent.cluster import Cluster, Node, etcd_of, sh
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from percale.model.manifest.encode import to_json
 from percale.model.meta import Object
@@ -182,7 +182,7 @@ def test_a_second_machine_with_a_nodes_name_is_refused_and_changes_nothing(clust
     before = keys(etcd, "")
     second = node_of(cluster, etcd, 2, node="n1").launch()
     assert second.process is not None
-    assert second.process.wait(timeout=15) == 2
+    assert second.process.wait(timeout=PATIENCE) == 2
     (line,) = [line for line in second.log.splitlines() if line.startswith("percale: ")]
     assert line.startswith("percale: node n1: another machine (192.168.0.1) has this name and holds 10.5.")
     assert "give this node another name, or delete SubnetLease" in line

@@ -140,12 +140,12 @@ def test_figures_follow_what_is_in_force(cluster: Cluster) -> None:
         world.service()
         world.slice(a, b)
         until(lambda: world.ask("switch", N1, NODE_PORT).who)
+        until(lambda: metric_values(node)["percale_service_programming_seconds_count"] >= 1, "the agent knows it, too")
         now = metric_values(node)
         assert now["percale_services"] == 1
         assert now['percale_service_ports{result="served"}'] == 2, "TCP and UDP"
         assert now["percale_service_endpoints"] == 4
         assert now['percale_service_events_total{kind="EndpointSlice"}'] == 1
-        assert now["percale_service_programming_seconds_count"] >= 1
         assert now["percale_service_last_programmed_timestamp_seconds"] > 0
         source = ("192.168.0.254", 5353)
         who = until(lambda: world.ask("switch", N1, NODE_PORT, "UDP", source=source).who)

@@ -133,8 +133,8 @@ def test_pods_outside_the_nodes_subnet_are_reported(cluster: Cluster) -> None:
 def test_a_pod_network_with_the_nodes_own_address_is_reported(cluster: Cluster) -> None:
     cluster.network = {"Network": "192.168.0.0/16"}
     one = cluster.node(1).start()
-    (problem,) = one.status.problems
-    assert problem.error.startswith("the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1")
+    words = "the pod network 192.168.0.0/16 holds this node's own address 192.168.0.1"
+    until(lambda: [each.error.startswith(words) for each in one.status.problems] == [True])
 
 
 def test_stale_objects_of_peers_that_left_meanwhile_are_collected(cluster: Cluster) -> None:

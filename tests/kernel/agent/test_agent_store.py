@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.kernel.agent.cluster import Cluster, Node
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 def lease_files(cluster: Cluster, node: str) -> list[Path]:
@@ -156,7 +156,7 @@ def refusal(node: Node) -> str:
     """Why the agent does not start."""
     node.launch()
     assert node.process is not None
-    assert node.process.wait(timeout=15) == 2
+    assert node.process.wait(timeout=PATIENCE) == 2
     assert "Traceback" not in node.log
     return node.log.splitlines()[-1]
 
