@@ -13,7 +13,10 @@ WORLD = """\
 apiVersion: percale.io/v1alpha1
 kind: Lab
 metadata: {name: small}
-spec: {segments: [{name: a}], nodes: [{name: n1, segment: a}, {name: n2, segment: a}]}
+spec:
+  segments: [{name: a}]
+  nodes: [{name: n1, segment: a}, {name: n2, segment: a}]
+  hosts: [{name: office, address: 172.17.0.9}]
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
 ---
@@ -72,6 +75,8 @@ def test_what_a_lab_has(percale: Person, tmp_path: Path) -> None:
     assert tab(percale, "percale lab delete --lab small -n shop svc/") == ["svc/web"]
     assert {"client", "node/n1", "svc/shop/web"} <= set(tab(percale, "percale why --lab small "))
     assert tab(percale, "percale lab probe --lab small client svc/s") == ["svc/shop/web"]
+    for line in ("probe --lab small ", "logs --lab small ", "tcpdump --lab small ", "watch --lab small --pod "):
+        assert tab(percale, f"percale lab {line}ext") == ["external/office"]
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,22 @@ def _in_namespace(context: click.Context, names: Iterable[tuple[str, str | None,
 _SHORT = {"Service": "svc", "Deployment": "deploy", "StatefulSet": "sts", "DaemonSet": "ds"}
 
 
+def _hosts(context: click.Context) -> Words:
+    """Those outside the cluster."""
+    from percale.lab.api.client import ask
+    from percale.lab.run_dir import locate
+
+    return (f"external/{name}" for name in ask(locate(_lab(context)), "hosts")["hosts"])
+
+
+def _answering(context: click.Context, incomplete: str) -> Words:
+    """Pods and hosts outside."""
+    yield from _pods(context, incomplete)
+    yield from _hosts(context)
+
+
 def _places(context: click.Context, incomplete: str) -> Words:
-    """Pods, nodes, Services and workloads: the ends of a connection."""
+    """Pods, nodes, hosts outside, Services and workloads: the ends of a connection."""
     names = _names(context, "pods", "nodes", "services", "deployments", "statefulsets", "daemonsets")
     yield from _in_namespace(context, (each for each in names if each[0] == "Pod"), incomplete)
     for kind, namespace, name in names:
@@ -150,6 +164,7 @@ def _places(context: click.Context, incomplete: str) -> Words:
             yield f"node/{name}"
         elif kind in _SHORT:
             yield f"{_SHORT[kind]}/{namespace}/{name}"
+    yield from _hosts(context)
 
 
 def _objects(context: click.Context, incomplete: str) -> Words:
@@ -177,7 +192,7 @@ _OBJECTS = _Word(_objects)
 _OPTIONS: Mapping[str, StringParamType] = {
     "--lab": _Word(_labs),
     "--namespace": _Word(_namespaces),
-    "--pod": _Word(_pods),
+    "--pod": _Word(_places),
     "--node": _Word(_nodes),
     **dict.fromkeys(("-f", "--diff", "--batch", "--config"), _File()),
 }
@@ -187,6 +202,7 @@ _ARGUMENTS: Mapping[str, StringParamType] = {
     "remove-node NAME": _Word(_nodes),
     **dict.fromkeys(("NODE", "NODE NODE"), _Word(_nodes)),
     "POD": _Word(_pods),
+    "POD|external/NAME": _Word(_answering),
     "[NS/]NAME": _Word(_services),
     **dict.fromkeys(("FROM", "TO", "POD|node/NAME", "TO:PORT[/PROTO]"), _Word(_places)),
 }
