@@ -58,7 +58,7 @@ def etcd() -> None:
     """Write the network's configuration into an etcd, show its leases, reserve subnets."""
 
 
-@etcd.command()
+@etcd.command(short_help="Write the network's configuration.")
 @_store_option
 @click.option("--replace", is_flag=True, help="Exchange a configuration that is there. Agents read it when they start.")
 @click.argument("file", metavar="NET-CONF.JSON")
@@ -78,7 +78,7 @@ def init(address: str, replace: bool, file: str) -> None:
     click.echo("network configuration written")
 
 
-@etcd.command()
+@etcd.command(short_help="Show the configuration and who has which subnet.")
 @_store_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def show(address: str, output: str) -> None:
@@ -108,7 +108,7 @@ def show(address: str, output: str) -> None:
         click.echo(f"problem: {problem}")
 
 
-@etcd.command()
+@etcd.command(short_help="Reserve a subnet for a node.")
 @_store_option
 @click.option(
     "--public-ip",

@@ -15,11 +15,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 
+class _StoreOption(click.Option):
+    """Where it is missing, a lab may be meant, whose commands are others."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter:
+            lab = f"; of a lab: percale lab {ctx.info_name}" if ctx.info_name in ("get", "apply", "delete") else ""
+            raise click.UsageError(f"which store? Give --store or set PERCALE_STORE{lab}", ctx) from None
+
+
 def store_option(forms: str) -> Callable[[F], F]:
     """`forms` is how addresses are written."""
     return click.option(
         "--store",
         "address",
+        cls=_StoreOption,
         metavar="ADDRESS",
         envvar="PERCALE_STORE",
         required=True,

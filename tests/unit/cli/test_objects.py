@@ -68,7 +68,7 @@ def test_errors_are_one_line(store: str, arguments: str, what: str, capsys: pyte
 def test_without_an_address_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = run(capsys, "get", "pods")
     assert code == 2
-    assert "Missing option '--store'" in lines[-1]
+    assert "Give --store or set PERCALE_STORE; of a lab: percale lab get" in lines[-1]
 
 
 def test_what_cannot_be_read_is_on_stderr(
