@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,6 +45,16 @@ class LabPair:
         """The prefix of a command run in the client or the server."""
         return PERCALE, "lab", "exec", "--lab", self.name, pod, "--"
 
+    def wait_for_shortcut(self) -> None:
+        """Until it has the pods; on a busy machine that is seconds after they are ready. A kernel may have none."""
+        nft = ("nft", "list", "chains", "netdev")
+        deadline = time.monotonic() + 60
+        for node in NODES:
+            while time.monotonic() < deadline:
+                if "chain in-pcl" in run(PERCALE, "lab", "node", "--lab", self.name, node, "--", *nft):
+                    break
+                time.sleep(0.2)
+
     def without_shortcut(self) -> None:
         """Disable the shortcut and restart the agents."""
         for node in NODES:
@@ -63,6 +74,8 @@ def lab_pair(name: str, *, backend: str = "vxlan", more: str = "") -> Iterator[L
         pods = run(PERCALE, "lab", "get", "pods", "--lab", name, "-o", "json")
         found = re.search(r'"name": "server".*?"podIP": "([\d.]+)"', pods, re.DOTALL)
         assert found is not None, pods
-        yield LabPair(name, found[1])
+        lab = LabPair(name, found[1])
+        lab.wait_for_shortcut()
+        yield lab
     finally:
         run(PERCALE, "lab", "down", name)
