@@ -47,6 +47,11 @@ MANIFESTS: Mapping[str, Manifest] = {
         ("clusternetworkpolicies",),
         {"clusterNetworkPolicies": True},
     ),
+    "addressblocks.yaml": Manifest(
+        "The CRD of AddressBlocks, for IP pools: see deploy/README.md.",
+        ("addressblocks",),
+        {"addressBlocks": True},
+    ),
 }
 _ACTION = re.compile(r"(\s*)\{\{(-?) (.*?) \}\}")
 _FUNCTIONS: Mapping[str, Callable[..., str]] = {

@@ -18,6 +18,8 @@ from percale.cli.bgp.routes import BgpRoutesDocument
 from percale.cli.bgp.status import BgpStatusDocument
 from percale.cli.etcd import EtcdDocument
 from percale.cli.findings import FindingsDocument
+from percale.cli.ipam.check import IpamCheckDocument
+from percale.cli.ipam.show import IpamShowDocument
 from percale.cli.lab.probe import ProbeDocument
 from percale.cli.lab.watch import WatchedDocument
 from percale.cli.plan.name import NamedAddress
@@ -58,6 +60,9 @@ ANSWERS: Mapping[str, Answer] = {
     "etcd reserve": Answer("reserved"),
     "etcd show": Answer("shown", json={"": EtcdDocument}),
     "get": Answer("there", json=KUBERNETES),
+    "ipam check": Answer("nothing is wrong", "something is", {"": IpamCheckDocument}),
+    "ipam release": Answer("given back"),
+    "ipam show": Answer("shown", json={"": IpamShowDocument}),
     "lab add-node": Answer(),
     "lab apply": Answer(),
     "lab cut": Answer(),

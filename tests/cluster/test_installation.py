@@ -18,6 +18,8 @@ from tests.kernel.agent.cluster import Node
 from tests.waiting import until
 
 from percale.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
+from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.ip_pool import AddressBlock, IPPool, IPReservation
 from percale.model.meta import Object
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +102,15 @@ def crd(kind: type[Object]) -> dict[str, Any]:
 
 
 def test_the_role_has_the_rights_that_an_agent_uses_and_no_others(installed: KubernetesCluster, image: Path) -> None:
-    installed.apply(CRD, *(crd(kind) for kind in (BGPConfiguration, BGPPeer, BGPFilter)))
+    kinds: list[type[Object]] = [BGPConfiguration, BGPPeer, BGPFilter, IPPool, IPReservation, AddressBlock]
+    installed.apply(CRD, *map(crd, kinds))
+    installed.server.kubectl("wait", "--for=condition=Established", f"crd/{IPPool.PLURAL}.{IPPool.api_group()}")
+    pool = {"metadata": {"name": "p"}, "spec": {"cidr": "10.244.200.0/24"}}
+    installed.apply({"apiVersion": IPPool.API_VERSION, "kind": "IPPool", **pool})
     installed.cluster.network = {"Network": "10.244.0.0/16", "Backend": {"Type": "bgp"}}
-    node = container(installed, image, 1).start()
+    node = container(installed, image, 1)
+    node.settings["ipPools"] = True
+    node.start()
     node.pod("unknown-to-the-server")
 
     def told(strategy: str) -> bool:
@@ -113,11 +121,9 @@ def test_the_role_has_the_rights_that_an_agent_uses_and_no_others(installed: Kub
         spec = {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]}
         installed.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
         until(partial(told, strategy), "the Event is written, and again")
-    for group, resource in (
-        ("policy.networking.k8s.io", "clusternetworkpolicies"),
-        *(("crd.projectcalico.org", kind.PLURAL) for kind in (BGPConfiguration, BGPPeer, BGPFilter)),
-    ):
-        until(lambda asked=(group, resource, "watch"): asked in installed.server.requests(ACCOUNT))  # type: ignore[misc]
+    kinds.append(ClusterNetworkPolicy)
+    wanted = {(kind.api_group(), kind.PLURAL, "watch") for kind in kinds}
+    until(lambda: wanted <= installed.server.requests(ACCOUNT))
     assert node.stop() == 0
     done = node.percale("agent", "--cleanup", "--config", str(node.write_config()))
     assert "gave back 10.244.1.0-24" in done.stdout, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +20,14 @@ from percale.agent.state import ADDRESSES, LAST_STATE, PODS, NodeState
 from percale.backend.state_dir import BACKEND_STATE, retire_backends
 from percale.cni import conflist
 from percale.errors import KernelError, NotFound, PercaleError, StateError
+from percale.ipam.address_blocks import release_block
 from percale.kernel.cleanup import owned_removals, remove_tables
 from percale.kernel.commands import to_commands
 from percale.kernel.errors import apply_or_raise
 from percale.kernel.netns import CurrentNetns
 from percale.kernel.rtnl.driver import opened
+from percale.model.addresses import IPNetwork
+from percale.model.ip_pool import AddressBlock
 from percale.model.subnet_lease import MACHINE, RESERVED, SubnetLease
 from percale.store.registry import open_store
 
@@ -35,7 +38,10 @@ def clean_up(config: AgentConfig) -> Iterator[str]:
     with single_agent(run_dir):
         yield from (f"removed {path}" for path in conflist.uninstall(config.cni))
         if (state_dir / NodeState.FILE).exists():
-            yield asyncio.run(_release_lease(config, NodeState(state_dir).machine))
+            state = NodeState(state_dir)
+            yield asyncio.run(_release_lease(config, state.machine))
+            if state.blocks:
+                yield asyncio.run(_release_blocks(config, state.blocks))
         yield from _kernel()
         yield from (f"removed {path}" for path in asyncio.run(retire_backends(state_dir)))
         yield from _files(config, state_dir)
@@ -64,6 +70,22 @@ async def _release_lease(config: AgentConfig, machine: str) -> str:
         await store.close()
     names = " ".join(lease.metadata.name for lease in mine)
     return f"gave back {names}" if names else f"node {config.node} has no lease to give back"
+
+
+async def _release_blocks(config: AgentConfig, held: Collection[IPNetwork]) -> str:
+    """Of IP pools, if the store is reachable."""
+    store = open_store(config.store)
+    try:
+        mine = [
+            each for each in await store.list(AddressBlock) if each.spec.node == config.node and each.network in held
+        ]
+        for block in mine:
+            await release_block(store, block)
+    except PercaleError as error:
+        return f"the blocks of node {config.node} stay: {error}"
+    finally:
+        await store.close()
+    return f"gave back {' '.join(each.spec.cidr for each in mine)}" if mine else "there are no blocks to give back"
 
 
 def _kernel() -> Iterator[str]:

@@ -6,7 +6,7 @@ One small JSON file, replaced atomically.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from percale.atomic_file import replace_file
 from percale.cni.directory_owner import require_ours
 from percale.errors import StateError
+from percale.model.addresses import IPNetwork, check_network, parse_network
 from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import from_text
 from percale.model.subnet_lease import NodeSubnets
@@ -32,6 +33,11 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     subnet: IPv4Network | None = None
     ipv6Subnet: IPv6Network | None = None
     macs: dict[str, str] = {}
+    blocks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            check_network(block)
 
 
 _DECODER = msgspec.json.Decoder(_Document, dec_hook=from_text)
@@ -68,6 +74,15 @@ class NodeState:
     def macs(self) -> Mapping[str, str]:
         """Of devices that were taken over from flannel, by their names."""
         return MappingProxyType(self._document.macs)
+
+    @property
+    def blocks(self) -> tuple[IPNetwork, ...]:
+        """This node's of IP pools."""
+        return tuple(map(parse_network, self._document.blocks))
+
+    def save_blocks(self, blocks: Iterable[IPNetwork]) -> None:
+        """It has these."""
+        self._save(replace(self._document, blocks=tuple(map(str, blocks))))
 
     def save_subnets(self, subnets: NodeSubnets) -> None:
         """Prefer these at the next start."""

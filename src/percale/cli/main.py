@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "delete": "Delete objects of a store, by file or by name.",
         "etcd": "The network's configuration and leases in an etcd, as flannel has them: write, show, reserve.",
         "get": "Show objects of a store: policies, services, leases, …",
+        "ipam": "IP pools: what is in use, what leaks, and giving it back.",
         "lab": "A cluster on this machine: nodes and pods are network namespaces, agents and packets are real.",
         "matrix": "Who reaches whom on which ports, and what changed manifests would open and close.",
         "migrate": "This node from flannel to Percale, or back, while its pods' packets go on.",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -69,12 +69,18 @@ class AttachRequest(Struct, frozen=True):
     netns: str
     pod: KubernetesPod | None = None
     addresses: tuple[IPAddress, ...] = ()
+    annotations: Mapping[str, str] = {}
+    """The pod's, which may name IP pools."""
     mac: str | None = None
     mtu: int | None = None
     wiring: Wiring | None = None
     ingress: Limit | None = None
     egress: Limit | None = None
     ports: tuple[HostPort, ...] = ()
+
+
+Allocate = Callable[[AttachRequest, PodOf], Awaitable[tuple[IPAddress, ...]]]
+"""The addresses for a request. Raises AddressError, StateError, StoreError."""
 
 
 class Attachments:
@@ -89,10 +95,12 @@ class Attachments:
         records: Records,
         *,
         log: Log,
+        allocate: Allocate | None = None,
         pod_of: PodOf = lambda _: None,
         hooks: Sequence[PodHook] = (),
         log_command: Callable[[str], None] | None = None,
     ) -> None:
+        """`allocate` allocates from the pool; None: an address of each of its subnets."""
         self.defaults = defaults
         """Of pods attached from now on."""
         self._reconciler = reconciler
@@ -101,6 +109,7 @@ class Attachments:
         self._records = records
         self._log = log
         self._pod_of = pod_of
+        self._allocate = allocate or self._from_subnets
         self._hooks = hooks
         self._pod_namespaces = PodNamespaces(log_command)
         self._locks: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
@@ -166,16 +175,13 @@ class Attachments:
     # ADD
 
     async def attach(self, request: AttachRequest, namespace: int) -> Attachment:
-        """Attach the pod whose namespace is open at the descriptor. Raises AddressError, KernelError, StateError."""
+        """Attach the pod whose namespace is open at the descriptor. Raises AddressError, KernelError, StateError, StoreError."""
         self._withdraw(request.owner)
         if request.owner in self._withdrawn:
             await self._wait_applied(request.owner)
-        addresses = self._pool.allocate(
-            request.owner,
-            pod=str(request.pod) if request.pod else None,
-            wanted=request.addresses,
-            pod_of=self._pod_of_other_than(request.pod),
-        )
+        bridged = (request.wiring or self.defaults.wiring) == "bridge"  # whose network is the node's subnet
+        allocate = self._from_subnets if bridged else self._allocate
+        addresses = await allocate(request, self._pod_of_other_than(request.pod))
         wires = self._wires(request, addresses)
         attachment = Attachment(
             request.owner,
@@ -197,6 +203,10 @@ class Attachments:
                 await self.detach(request.owner)
             raise
         return attachment
+
+    async def _from_subnets(self, request: AttachRequest, pod_of: PodOf) -> tuple[IPAddress, ...]:
+        pod = str(request.pod) if request.pod else None
+        return self._pool.allocate(request.owner, pod=pod, wanted=request.addresses, pod_of=pod_of)
 
     def _pod_of_other_than(self, pod: KubernetesPod | None) -> PodOf:
         """A pod whose sandbox is new may have an address of its last one."""

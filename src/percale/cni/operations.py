@@ -101,6 +101,7 @@ class Operations:
             netns=request.netns or "",
             pod=request.pod,
             addresses=requested_addresses(request, annotations),
+            annotations=annotations,
             mac=requested_mac(runtime),
             mtu=request.configuration.mtu,
             wiring=request.configuration.wiring,

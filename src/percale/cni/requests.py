@@ -237,6 +237,12 @@ def requested_addresses(request: Request, annotations: Mapping[str, str]) -> tup
     if not texts and ANNOTATION in annotations:
         where = f"annotation {ANNOTATION} of pod {request.pod}"
         texts = tuple(part.strip() for part in annotations[ANNOTATION].split(",") if part.strip())
+    elif not texts and CALICO_ANNOTATION in annotations:
+        where = f"annotation {CALICO_ANNOTATION} of pod {request.pod}"
+        try:
+            texts = decode_json(_TEXTS, annotations[CALICO_ANNOTATION].encode())
+        except msgspec.DecodeError as error:
+            raise CniError(BAD_CONFIGURATION, f"{where}: {error}", hint='write ["ADDRESS"]') from error
     try:
         return tuple(ip_interface(text).ip for text in texts)
     except ValueError as error:
@@ -245,6 +251,9 @@ def requested_addresses(request: Request, annotations: Mapping[str, str]) -> tup
 
 ANNOTATION = "percale.io/ips"
 """Of a pod: its requested addresses, separated by commas."""
+CALICO_ANNOTATION = "cni.projectcalico.org/ipAddrs"
+"""The same as a JSON list."""
+_TEXTS: msgspec.json.Decoder[tuple[str, ...]] = msgspec.json.Decoder(tuple[str, ...])
 
 
 def requested_mac(runtime: RuntimeConfig) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from percale.cni.attachments import Attachments, Log
+from percale.cni.attachments import Allocate, Attachments, Log
 from percale.cni.directory_owner import require_ours
 from percale.cni.hooks import GuardTables, PodHook
 from percale.cni.operations import Annotations, Operations, Unready
@@ -51,6 +51,7 @@ class CniServer:
         pool: AddressPool,
         records: Records,
         annotations: Annotations,
+        allocate: Allocate | None = None,
         pod_of: PodOf = lambda _: None,
         ready: Callable[[], Unready | None],
         log: Log,
@@ -62,9 +63,9 @@ class CniServer:
 
         `annotations(namespace, name)` gives a pod's annotations, {} when the pod is not known; it may wait for the store a
         little, and raise StoreError. `pod_of(address)` gives the key of the pod that has the address by its object, if any.
-        `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS answer with it. `hooks` are called
-        in this order. `log_command` gets the command line of each change in a pod's namespace before it is made, `measure` each
-        answered request's verb, exit code and how long it took.
+        `allocate` is that of `Attachments`. `ready()` says what is in the way of new pods, None when nothing is: ADD and STATUS
+        answer with it. `hooks` are called in this order. `log_command` gets the command line of each change in a pod's namespace
+        before it is made, `measure` each answered request's verb, exit code and how long it took.
         """
         self._path = path
         self._attachments = Attachments(
@@ -74,6 +75,7 @@ class CniServer:
             pool,
             records,
             log=log,
+            allocate=allocate,
             pod_of=pod_of,
             hooks=hooks,
             log_command=log_command,

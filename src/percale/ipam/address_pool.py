@@ -1,4 +1,4 @@
-"""Allocates pod addresses from this node's subnets, with a journal on disk. Called by cni (ADD, DEL, GC) and at startup.
+"""Allocates pod addresses from this node's subnets and blocks, with a journal on disk. Called by cni and at startup.
 
     allocate ─▶ pick per family ─▶ journal line ─▶ memory        a failure changes nothing
                    never used, in order; then least recently released
@@ -9,7 +9,7 @@ One caller at a time; a call blocks for one write to the page cache (some micros
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -31,6 +31,10 @@ _STALE_LINES = 4096
 
 PodOf: TypeAlias = Callable[[IPAddress], object | None]
 """The pod that has an address by its object: other nodes would take whoever gets the address for that pod."""
+
+
+Within: TypeAlias = Mapping[int, Sequence[IPNetwork]]
+"""Blocks by IP version."""
 
 
 class Owner(NamedTuple):
@@ -62,9 +66,13 @@ def gateway(subnet: IPNetwork) -> IPAddress:
 class AddressPool:
     """Raises StateError if the journal cannot be read or written; then nothing has changed."""
 
-    def __init__(self, path: Path, node: str, subnets: NodeSubnets) -> None:
+    def __init__(self, path: Path, node: str, subnets: NodeSubnets, blocks: Iterable[IPNetwork] = ()) -> None:
+        """`blocks` are this node's of IP pools."""
         self._where = f"node {node}"
         self._families = tuple(_SubnetPool(subnet) for subnet in subnets)
+        self._blocks: dict[IPNetwork, _SubnetPool] = {}
+        for block in blocks:
+            self.add_block(block)
         self._allocations: dict[Owner, Allocation] = {}
         self._users: dict[IPAddress, Allocation] = {}
         self._journal = Journal(path)
@@ -88,8 +96,34 @@ class AddressPool:
         ]
 
     def capacity(self, subnet: IPNetwork) -> int:
-        """How many addresses of this subnet are allocated automatically."""
-        return next(family.size for family in self._families if family.subnet == subnet)
+        """How many addresses of this subnet or block are allocated automatically."""
+        return next(each.size for each in self._all if each.subnet == subnet)
+
+    @property
+    def blocks(self) -> tuple[IPNetwork, ...]:
+        """Of IP pools."""
+        return tuple(self._blocks)
+
+    def add_block(self, block: IPNetwork) -> None:
+        """This node has it from now on. Addresses at the place of a node's tunnel and bridge are none of pods'."""
+        if block not in self._blocks:
+            ends = [family.subnet for family in self._families if family.version == block.version]
+            self._blocks[block] = _SubnetPool(block, like=ends[0] if ends else block)
+
+    def remove_block(self, block: IPNetwork) -> bool:
+        """Whether it is gone: not while one of its addresses is in use."""
+        if any(address in block for address in self._users):
+            return False
+        self._blocks.pop(block, None)
+        return True
+
+    def has_room(self, blocks: Iterable[IPNetwork], barred: Callable[[IPAddress], bool]) -> bool:
+        """Whether one of these has a free address that is not barred."""
+        return any(self._blocks[block].pick(self._users, barred) is not None for block in blocks)
+
+    @property
+    def _all(self) -> tuple[_SubnetPool, ...]:
+        return (*self._families, *self._blocks.values())
 
     def allocate(
         self,
@@ -98,10 +132,14 @@ class AddressPool:
         pod: str | None = None,
         wanted: Iterable[IPAddress] = (),
         pod_of: PodOf = lambda _: None,
+        within: Within = MappingProxyType({}),
+        reserved: Callable[[IPAddress], bool] = lambda _: False,
     ) -> tuple[IPAddress, ...]:
         """One address per family; idempotent for an owner. `wanted` ones are allocated or rejected.
 
-        An address that the object of a pod has is not allocated. Raises AddressRefused, SubnetFull, StateError.
+        An address that the object of a pod has is not allocated, nor, unless it is wanted, a reserved one. `within` are the
+        blocks that a family's address comes from, in order; without any it is the subnet. Raises AddressRefused, SubnetFull,
+        StateError.
         """
         requested = self._validated(wanted)
         held = self._allocations.get(owner)
@@ -109,7 +147,14 @@ class AddressPool:
             if refused := [address for address in requested.values() if address not in held.addresses]:
                 raise AddressRefused(f"{refused[0]} was asked for, but {held} already has others", where=self._where)
             return held.addresses
-        addresses = tuple(self._choose(family, requested.get(family.version), pod_of) for family in self._families)
+
+        def barred(address: IPAddress) -> bool:
+            return reserved(address) or pod_of(address) is not None
+
+        addresses = tuple(
+            self._choose(family, requested.get(family.version), pod_of, within.get(family.version), barred)
+            for family in self._families
+        )
         self._journal.append([Allocated(*owner, tuple(map(str, addresses)), pod)])
         self._add(Allocation(owner, addresses, pod))
         self._lines_added(1)
@@ -138,7 +183,7 @@ class AddressPool:
                 )
             family = self._family(address)
             if family is None:
-                mine = " and ".join(str(family.subnet) for family in self._families)
+                mine = " and ".join(str(each.subnet) for each in self._all)
                 raise AddressRefused(f"{address} was asked for, but this node has {mine}", where=self._where)
             if not family.is_assignable(address):
                 raise AddressRefused(
@@ -147,9 +192,16 @@ class AddressPool:
                 )
         return requested
 
-    def _choose(self, family: _SubnetPool, requested: IPAddress | None, pod_of: PodOf) -> IPAddress:
+    def _choose(
+        self,
+        family: _SubnetPool,
+        requested: IPAddress | None,
+        pod_of: PodOf,
+        blocks: Sequence[IPNetwork] | None,
+        barred: Callable[[IPAddress], bool],
+    ) -> IPAddress:
         if requested is None:
-            return family.pick(self._users, pod_of, self._where)
+            return self._pick([family] if blocks is None else [self._blocks[block] for block in blocks], barred)
         if (user := self._users.get(requested)) is not None:
             raise AddressRefused(f"{requested} was asked for, but {user} has it", where=self._where)
         if (other := pod_of(requested)) is not None:
@@ -159,6 +211,23 @@ class AddressPool:
                 hint="it is free when that object is gone",
             )
         return requested
+
+    def _pick(self, subnets: Sequence[_SubnetPool], barred: Callable[[IPAddress], bool]) -> IPAddress:
+        """Of the first one that has a free address. Raises SubnetFull."""
+        for subnet in subnets:
+            found = subnet.pick(self._users, barred)
+            if found is not None:
+                return found
+        sizes = ", ".join(
+            f"{each.subnet} is full ({each.size} of {each.size}"
+            + (f", {len(each.released)} of them by objects of pods that are gone)" if each.released else ")")
+            for each in subnets
+        )
+        raise SubnetFull(
+            sizes or "no block of an IP pool yet",
+            where=self._where,
+            hint="delete pods of this node, or give nodes larger subnets (a smaller SubnetLen in net-conf.json)",
+        )
 
     def _release(self, owners: Iterable[Owner]) -> list[Allocation]:
         released = [allocation for owner in owners if (allocation := self._allocations.get(owner)) is not None]
@@ -188,8 +257,8 @@ class AddressPool:
             family.released[address] = None
 
     def _family(self, address: IPAddress) -> _SubnetPool | None:
-        """The family whose subnet contains the address."""
-        return next((family for family in self._families if address in family.subnet), None)
+        """The subnet or block that contains the address."""
+        return next((each for each in self._all if address in each.subnet), None)
 
     def _replay(self, place: str, record: Record) -> None:
         match record:
@@ -216,59 +285,58 @@ class AddressPool:
 
     def _compact(self, slack: int) -> None:
         """Rewrite the journal if it has more than `slack` obsolete lines."""
-        live = len(self._allocations) + sum(len(family.released) for family in self._families)
+        live = len(self._allocations) + sum(len(each.released) for each in self._all)
         if self._lines > live + slack:
             with suppress(StateError):  # the long journal is still correct: compaction can wait for disk space
                 self._journal.rewrite(self._records())
                 self._lines = live
 
     def _records(self) -> Iterator[Record]:
-        for family in self._families:
-            yield from (FreeAgain(str(address)) for address in family.released)
+        for each in self._all:
+            yield from (FreeAgain(str(address)) for address in each.released)
         for allocation in self._allocations.values():
             yield Allocated(*allocation.owner, tuple(map(str, allocation.addresses)), allocation.pod)
 
 
 class _SubnetPool:
-    """One family's subnet: its free addresses and their order of allocation."""
+    """A subnet or block: its free addresses and their order of allocation."""
 
-    def __init__(self, subnet: IPNetwork) -> None:
+    def __init__(self, subnet: IPNetwork, *, like: IPNetwork | None = None) -> None:
+        """Of a block all addresses are pods', except those at the place of the first two of a subnet `like` this one."""
         self.subnet = subnet
         self.version = subnet.version
-        self.first = int(subnet.network_address) + 2
-        broadcast = 1 if isinstance(subnet, IPv4Network) else 0
+        self._hosts = int((like or subnet).hostmask)
+        self._whole = like is not None
+        first = int(subnet.network_address)
+        self.first = first + max(0, 2 - (first & self._hosts))
+        broadcast = 1 if isinstance(subnet, IPv4Network) and not self._whole else 0
         self.last = min(int(subnet.broadcast_address) - broadcast, self.first + _WINDOW - 1)
-        self.size = self.last - self.first + 1
+        self.size = max(self.last - self.first + 1, 0)
         self.released: OrderedDict[IPAddress, None] = OrderedDict()
         self._next = self.first
 
     def is_assignable(self, address: IPAddress) -> bool:
         """Not the network's, the gateway's or the broadcast address."""
-        broadcast = self.version == 4 and address == self.subnet.broadcast_address
-        return not broadcast and address not in (self.subnet.network_address, gateway(self.subnet))
+        broadcast = self.version == 4 and address == self.subnet.broadcast_address and not self._whole
+        return not broadcast and int(address) & self._hosts > 1
 
     def in_window(self, address: IPAddress) -> bool:
         """Whether it is allocated automatically."""
         return self.first <= int(address) <= self.last
 
-    def pick(self, users: Mapping[IPAddress, Allocation], pod_of: PodOf, where: str) -> IPAddress:
-        """A free address: never-used ones first, then the least recently released. Raises SubnetFull."""
+    def pick(self, users: Mapping[IPAddress, Allocation], barred: Callable[[IPAddress], bool]) -> IPAddress | None:
+        """A free address: never-used ones first, then the least recently released."""
         while self._next <= self.last:
             address = type(self.subnet.network_address)(self._next)
             if address not in users and address not in self.released:
-                if pod_of(address) is None:
+                if not barred(address):
                     return address
                 self.released[address] = None
             self._next += 1
         for address in self.released:
-            if pod_of(address) is None:
+            if not barred(address):
                 return address
-        kept = f", {len(self.released)} of them by objects of pods that are gone" if self.released else ""
-        raise SubnetFull(
-            f"{self.subnet} is full ({self.size} of {self.size}{kept})",
-            where=where,
-            hint="delete pods of this node, or give nodes larger subnets (a smaller SubnetLen in net-conf.json)",
-        )
+        return None
 
 
 def _parsed(place: str, text: str) -> IPAddress:

@@ -11,6 +11,7 @@ from percale.model.configmap import ConfigMap
 from percale.model.endpoints import Endpoints, EndpointSlice
 from percale.model.event import Event
 from percale.model.ingress import Ingress
+from percale.model.ip_pool import AddressBlock, IPPool, IPReservation
 from percale.model.meta import Object
 from percale.model.namespace import Namespace
 from percale.model.networkpolicy import NetworkPolicy
@@ -50,4 +51,7 @@ KINDS: Kinds = kinds_of(
     BGPConfiguration,
     BGPPeer,
     BGPFilter,
+    IPPool,
+    IPReservation,
+    AddressBlock,
 )

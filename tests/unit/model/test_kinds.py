@@ -24,6 +24,9 @@ clusternetworkpolicies   policy.networking.k8s.io/v1alpha2 false ClusterNetworkP
 bgpconfigurations        crd.projectcalico.org/v1         false  BGPConfiguration
 bgpfilters               crd.projectcalico.org/v1         false  BGPFilter
 bgppeers                 crd.projectcalico.org/v1         false  BGPPeer
+ippools                  crd.projectcalico.org/v1         false  IPPool
+ipreservations           crd.projectcalico.org/v1         false  IPReservation
+addressblocks            percale.io/v1alpha1              false  AddressBlock
 subnetleases             percale.io/v1alpha1              false  SubnetLease
 """
 

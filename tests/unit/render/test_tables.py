@@ -69,6 +69,7 @@ def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> No
 
 
 def test_flannels_exceptions_in_flannels_order() -> None:
+    """Between them those of IP pools: there is nothing in that set without one."""
     chain = TABLES[0].text.partition("chain postrouting")[2]
     verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", chain, re.M)
     assert verdicts == [
@@ -76,6 +77,7 @@ def test_flannels_exceptions_in_flannels_order() -> None:
         ("saddr @localpods ip daddr @cluster", "return"),
         ("saddr @cluster ip daddr @localpods", "return"),
         ("saddr != @cluster ip daddr @localpods", "return"),
+        ("saddr @routedpods ip daddr != @cluster", "return"),
         ("saddr @cluster ip daddr != 224.0.0.0/4", "masquerade fully-random"),
         ("saddr != @cluster ip daddr @cluster", "masquerade fully-random"),
     ]

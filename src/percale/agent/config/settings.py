@@ -81,6 +81,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     publicIP: str | None = None
     publicIPv6: str | None = None
     ipMasq: bool = True
+    ipPools: bool = False
+    """Pods may have addresses of Calico's IPPools, beside those of the node's subnet."""
     probePeers: bool = True
     """Ask peers by echo requests whether they answer."""
     stateDir: AbsolutePath = "/var/lib/percale"

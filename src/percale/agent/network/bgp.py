@@ -24,6 +24,7 @@ from percale.agent.status import BgpRoute, BgpSession, BgpStatus
 from percale.backend.bgp.bird_process import PROTOCOL, TABLE, BirdProcess
 from percale.backend.bgp.service_prefixes import ServicePrefixes
 from percale.backend.bgp.sessions import BgpObjects, facts_of_node, secrets_of, service_blocks
+from percale.backend.bgp.speaker import Prefix
 from percale.backend.bgp.world import BgpWorld
 from percale.bounded_file import read_regular_file
 from percale.errors import BadConfig, KernelError
@@ -55,6 +56,7 @@ class NodeBgp:
         context: AgentContext,
         daemon: BirdProcess,
         networks: tuple[IPNetwork, ...],
+        own: Callable[[], tuple[IPNetwork, ...]],
         *,
         peers: Peers,
         declare_elements: Callable[[str, Iterable[Element]], None],
@@ -62,9 +64,12 @@ class NodeBgp:
         request_sync: Callable[[], None],
         on_routes: Callable[[], None],
     ) -> None:
-        """`request_sync` has the process configured again; `on_routes` is called after routes changed."""
+        """`own` are this node's subnets and blocks.
+
+        `request_sync` has the process configured again; `on_routes` is called after routes changed.
+        """
         self._daemon = daemon
-        self._networks = networks
+        self._networks, self._own = networks, own
         self._reconciler, self._problems = context.reconciler, context.problems
         self._peers = peers
         self._declare_elements, self._reserve_ports = declare_elements, reserve_ports
@@ -104,7 +109,7 @@ class NodeBgp:
             self._put(event.object, gone=isinstance(event, Deleted))
             if isinstance(event.object, BGPConfiguration | BGPPeer):
                 self._read_passwords()
-        self._update()
+        self.update()
 
     def _put(self, obj: Object, *, gone: bool) -> None:
         name, objects = obj.metadata.name, self._objects
@@ -126,9 +131,11 @@ class NodeBgp:
             case EndpointSlice():
                 self._services.remove_slice(obj.key) if gone else self._services.put_slice(obj)
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Something of the cluster, or what is this node's own, has changed."""
         self._services.set_blocks(service_blocks(self._objects))
-        world = BgpWorld(self._objects, self._networks, services=self._services.prefixes)
+        prefixes = tuple(map(Prefix, self._own()))
+        world = BgpWorld(self._objects, self._networks, prefixes, self._services.prefixes)
         if world != self._daemon.world:
             self._daemon.world = world
             self._request_sync()
@@ -146,7 +153,7 @@ class NodeBgp:
             await asyncio.sleep(_PASSWORDS)
             if self._daemon.world is not None and secrets_of(self._objects):
                 self._read_passwords()
-                self._update()
+                self.update()
 
     def on_configured(self) -> None:
         """The process was configured: pods are kept from its neighbours, and fields without effect are a problem."""

@@ -21,6 +21,7 @@ from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_supervisor import BackendSupervisor
 from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
+from percale.agent.network.ip_pools import NodePools
 from percale.agent.network.key_renewal import KeyRenewal
 from percale.agent.network.network_tables import NetworkTables
 from percale.agent.network.peer_probes import PeerProbes
@@ -29,7 +30,7 @@ from percale.agent.network.subnet_file import write_subnet_file
 from percale.agent.network.subnet_manager import SubnetManager
 from percale.agent.reporter import NetworkStatus
 from percale.agent.service.host_ports import HostPorts
-from percale.agent.state import ADDRESSES
+from percale.agent.state import ADDRESSES, NodeState
 from percale.agent.status import Addresses, Pod
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.protocol import Backend, LocalNode
@@ -43,6 +44,7 @@ from percale.errors import BadConfig, KernelError, StateError
 from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool, PodOf
 from percale.kernel import sysctl
+from percale.model.addresses import IPNetwork
 from percale.model.ip_family import Family
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
@@ -80,8 +82,10 @@ class NodeNetwork:
         hooks: Sequence[PodHook],
         pod_of: PodOf,
         ready: Callable[[], Unready | None],
+        state: NodeState,
+        pool_changes: Subscription | None,
     ) -> None:
-        """`hooks` are called at each pod's ADD and DEL. Raises StateError."""
+        """`hooks` are called at each pod's ADD and DEL; `pool_changes` are those of IP pools. Raises StateError."""
         config = context.config
         self._config = config
         self._problems, self._metrics, self._events = context.problems, context.metrics, context.events
@@ -93,7 +97,8 @@ class NodeNetwork:
         self._host_ports = host_ports
         self._fastpath = fastpath
         self._leases_synced = asyncio.Event()
-        self._pool = AddressPool(Path(config.stateDir) / ADDRESSES, config.node, subnets.subnets)
+        blocks = state.blocks if pool_changes is not None else ()
+        self._pool = AddressPool(Path(config.stateDir) / ADDRESSES, config.node, subnets.subnets, blocks)
         self._tables = NetworkTables(
             network_tables(subnets.subnets), context.problems, context.events, context.nft_table
         )
@@ -109,6 +114,20 @@ class NodeNetwork:
             problems=context.problems,
         )
         self._probes.on_silent = self._peers.set_silent
+        self._pool_changes = pool_changes
+        self._pools = (
+            NodePools(
+                context,
+                network,
+                state,
+                self._pool,
+                leased=self._leased,
+                on_own=self._on_own_blocks,
+                on_peer=self._on_peer_blocks,
+            )
+            if pool_changes is not None
+            else None
+        )
         self._cni = CniServer(
             Path(config.cni.socket),
             defaults=self._pod_defaults(),
@@ -117,6 +136,7 @@ class NodeNetwork:
             pool=self._pool,
             records=records,
             annotations=self._annotations,
+            allocate=self._pools.allocate if self._pools is not None else None,
             pod_of=pod_of,
             ready=ready,
             log=context.log,
@@ -146,6 +166,7 @@ class NodeNetwork:
             context,
             daemon,
             self._network.networks,
+            self._own,
             peers=self._peers,
             declare_elements=self._tables.declare,
             reserve_ports=partial(self._host_ports.reserve, "a BGP session"),
@@ -166,6 +187,8 @@ class NodeNetwork:
         if isinstance(self._backend, WireguardBackend):
             renewal = KeyRenewal(self._backend, self._on_key_renewed, log=self._log, problems=self._problems)
             tasks.create_task(renewal.run(), name="wireguard key")
+        if self._pools is not None and self._pool_changes is not None:
+            tasks.create_task(self._pools.run(self._pool_changes), name="ip pools")
         if self._config.probePeers:
             tasks.create_task(self._probes.run(), name="probes")
         self._declare_node(self._subnets.local)
@@ -182,6 +205,8 @@ class NodeNetwork:
     async def wait_applied(self) -> None:
         """Wait until the kernel holds the node's objects and tables, and those of all peers were tried."""
         await self._leases_synced.wait()
+        if self._pools is not None:
+            await self._pools.synced.wait()
         await self._reconciler.wait_idle()
         for source in (DEVICE, FORWARDING):
             await self._wait_applied(source)
@@ -195,6 +220,8 @@ class NodeNetwork:
     async def _collect_garbage(self) -> None:
         """Starts once all peers are known: not while a file that may contain their leases cannot be read."""
         await self._leases_synced.wait()
+        if self._pools is not None:
+            await self._pools.synced.wait()
         await self._problems.wait_clear(STORE)
         self._reconciler.start_garbage_collection()
         self._tables.start_garbage_collection()
@@ -240,6 +267,25 @@ class NodeNetwork:
         await self._wait_applied(DEVICE)
         self._subnets.republish()
 
+    def _own(self) -> tuple[IPNetwork, ...]:
+        """This node's subnets and blocks of IP pools."""
+        return (*self._subnets.subnets, *self._pool.blocks)
+
+    def _leased(self) -> Iterator[IPNetwork]:
+        """All nodes' subnets."""
+        yield from self._subnets.subnets
+        for lease in self._peers.leases:
+            yield from lease.spec.subnets
+
+    def _on_own_blocks(self) -> None:
+        self._declare_node(self._subnets.local)
+        if self._bgp is not None:
+            self._bgp.update()
+
+    def _on_peer_blocks(self, node: str, blocks: tuple[IPNetwork, ...]) -> None:
+        self._peers.set_blocks(node, blocks)
+        self._on_peers_changed()
+
     def _on_peers_changed(self) -> None:
         self._fastpath.request_sync()
         if self._supervisor is not None:
@@ -247,15 +293,16 @@ class NodeNetwork:
 
     def _declare_node(self, local: LocalNode) -> None:
         tunnels = self._backend.tunnel_ends(local)
-        self._reconciler.declare(DEVICE, (*self._backend.device(local), *unreachable_subnets(self._subnets.subnets)))
+        self._reconciler.declare(DEVICE, (*self._backend.device(local), *unreachable_subnets(self._own())))
         self._host_ports.reserve("its tunnel", (("UDP", end.port) for end in tunnels if end.port is not None))
         self._host_ports.reserve("BGP", self._backend.session_ports)
         elements = node_elements(
             self._network.networks,
-            self._subnets.subnets,
+            self._own(),
             tunnels,
             self._backend.session_ports,
             masquerade=self._config.ipMasq,
+            unmasqueraded=self._pools.without_nat if self._pools is not None else (),
         )
         self._tables.declare("node", elements)
         if self._config.shortcut == "auto":
@@ -291,7 +338,7 @@ class NodeNetwork:
 
     def _check_pod_addresses(self) -> None:
         """Pods that are older than this node's subnets: they exist at the start or never."""
-        subnets = tuple(self._subnets.subnets)
+        subnets = self._own()
         outside = [
             each
             for each in self._records.attachments.values()
@@ -364,10 +411,10 @@ class NodeNetwork:
         return len(self._records.attachments)
 
     def addresses(self) -> tuple[Addresses, ...]:
-        """Usage of this node's subnets."""
+        """Usage of this node's subnets and blocks."""
         used = [address for allocation in self._pool.allocations.values() for address in allocation.addresses]
         found = []
-        for subnet in self._subnets.subnets:
+        for subnet in self._own():
             count = sum(address in subnet for address in used)
             found.append(Addresses(str(subnet), count, self._pool.capacity(subnet) - count))
         return tuple(found)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from percale.agent.config.loader import listen_ports
 from percale.agent.context import AgentContext
+from percale.agent.network import ip_pools
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_condition import NodeCondition
@@ -59,6 +60,7 @@ class OwnNetworking:
         self._leases = context.informer.subscribe(SubnetLease)
         self._condition = NodeCondition(config.node, context.store, context.informer.subscribe(Node), context.problems)
         self._services = context.informer.subscribe(*resolver.KINDS) if config.services.enabled else None
+        self._pool_changes = context.informer.subscribe(*ip_pools.KINDS) if config.ipPools else None
         self._conntrack_cleaner = conntrack_cleaner(context.problems, context.metrics)
         self._host_ports = HostPorts(table, records.attachments.values(), self._conntrack_cleaner, context.problems)
         for setting, address in listen_ports(config).items():
@@ -102,6 +104,8 @@ class OwnNetworking:
             hooks=(self._policies, self._host_ports),
             pod_of=self._policies.address_owner,
             ready=self._reporter.unready,
+            state=self._state,
+            pool_changes=self._pool_changes,
         )
         self._reporter.source = node
         tasks.create_task(self._fastpath.run(node.fastpath_config), name="shortcut")

@@ -9,9 +9,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec.structs import replace
 
 from percale.agent.logging import Log
 from percale.agent.problems import Problems
@@ -41,6 +44,8 @@ class _Peer:
     lease: SubnetLease
     routes: tuple[Route, ...] = ()
     learned: dict[IPNetwork, Route | None] = field(default_factory=dict)
+    blocks: tuple[IPNetwork, ...] = ()
+    """Of IP pools: they are where its subnet of the same family is."""
     addresses: bool = False
     """It is reached in one address family at least, if it answers."""
     left_out: str | None = None
@@ -48,7 +53,7 @@ class _Peer:
 
     @property
     def gateways(self) -> tuple[IPAddress, ...]:
-        return tuple(route.via for route in self.routes if route.via is not None)
+        return tuple(dict.fromkeys(route.via for route in self.routes if route.via is not None))
 
     @property
     def reached(self) -> bool:
@@ -95,6 +100,10 @@ class Peers:
         self._peers: dict[str, _Peer] = {}
         """By lease name."""
         self._reached = 0
+        self._blocks: dict[str, tuple[IPNetwork, ...]] = {}
+        """Of IP pools, by node."""
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
+        """Of leases, by node."""
         self._learned: dict[IPNetwork, Route] = {}
         """What a routing daemon has brought."""
         self._learners: dict[IPNetwork, str] = {}
@@ -155,7 +164,9 @@ class Peers:
         if peer is None:
             self._peers[name] = _Peer(lease)
         else:
+            self._names[peer.lease.spec.node].discard(name)
             peer.lease = lease
+        self._names[lease.spec.node].add(name)
         self._render(name)
         if peer is not None:
             self._render_unblocked()
@@ -167,6 +178,8 @@ class Peers:
         if peer is None:
             return
         self._log.info("peer left", node=lease.spec.node, subnet=lease.spec.subnets)
+        self._names[peer.lease.spec.node].discard(name)
+        others = self._names[peer.lease.spec.node] or self._names.pop(peer.lease.spec.node)
         self._reached -= peer.reached
         self._conflicts.remove(name)
         self._with_problem.pop(name, None)
@@ -174,7 +187,20 @@ class Peers:
         self._declare(_source(name), ())
         self._declare_elements(_source(name), ())
         self._set_targets(name, ())
+        for other in others if peer.blocks else ():
+            self._render(other)
         self._render_unblocked()
+        self._report()
+
+    def set_blocks(self, node: str, blocks: tuple[IPNetwork, ...]) -> None:
+        """What this node has of IP pools now."""
+        usable = tuple(each for each in blocks if any(_within(each, network) for network in self._networks))
+        if usable:
+            self._blocks[node] = usable
+        else:
+            self._blocks.pop(node, None)
+        for name in sorted(self._names[node]):
+            self._render(name)
         self._report()
 
     def set_silent(self, gateways_by_lease: Mapping[str, tuple[IPAddress, ...]]) -> None:
@@ -227,7 +253,7 @@ class Peers:
         return tuple(
             Peer(
                 node=peer.lease.spec.node,
-                subnets=tuple(map(str, peer.lease.spec.subnets)),
+                subnets=tuple(map(str, (*peer.lease.spec.subnets, *peer.blocks))),
                 publicIPs=_public_ips(peer.lease),
                 backend=peer.lease.spec.backendType,
                 path=self._path(peer),
@@ -240,7 +266,10 @@ class Peers:
     def _render(self, name: str) -> None:
         peer = self._peers[name]
         rendered = self._rendered(name, peer.lease)
-        objects, problem = rendered.objects, rendered.problem
+        first = name == min(self._names[peer.lease.spec.node])
+        peer.blocks = self._blocks.get(peer.lease.spec.node, ()) if first else ()
+        objects = (*rendered.objects, *_block_routes(rendered, peer))
+        problem = rendered.problem
         if problem is not None and problem != peer.left_out:
             self._log.warn(
                 "peer not reached" if not rendered.addresses else "peer partly reached", lease=name, reason=problem
@@ -250,7 +279,8 @@ class Peers:
         reached, gateways = peer.reached, peer.gateways
         peer.addresses, peer.left_out = bool(rendered.addresses), problem
         peer.routes = tuple(each for each in objects if isinstance(each, Route))
-        self._set_learners(name, peer, rendered.learned)
+        learned = {each.version for each in rendered.learned}
+        self._set_learners(name, peer, (*rendered.learned, *(each for each in peer.blocks if each.version in learned)))
         if peer.gateways != gateways:
             peer.silent = ()
             self._set_targets(name, peer.gateways)
@@ -300,6 +330,17 @@ class Peers:
         """Render peers whose conflict with another peer is over."""
         while unblocked := self._conflicts.unblocked():
             self._render(unblocked[0].metadata.name)
+
+
+def _block_routes(rendered: PeerObjects, peer: _Peer) -> Iterator[Route]:
+    """As those of its subnets."""
+    for route in rendered.objects:
+        if isinstance(route, Route) and route.dst in peer.lease.spec.subnets:
+            yield from (replace(route, dst=block) for block in peer.blocks if block.version == route.dst.version)
+
+
+def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
 
 
 def _source(name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from percale.backend.bgp.bird_process import TABLE, BirdProcess
 from percale.backend.bgp.sessions import NodeFacts, NodeSessions, SessionPlanner, service_blocks
-from percale.backend.bgp.speaker import PORT, SECOND_PORT, Prefix, Speaker
+from percale.backend.bgp.speaker import PORT, SECOND_PORT, Speaker
 from percale.backend.bgp.world import BgpWorld
 from percale.backend.node_checks import require_own_addresses
 from percale.backend.peer_path import paths, type_problem
@@ -76,7 +76,7 @@ def plan(
         addresses=public,
         on_link=_on_link(node),
         networks=world.networks,
-        prefixes=world.prefixes if world.prefixes is not None else tuple(map(Prefix, node.subnets)),
+        prefixes=world.prefixes,
         services=(*wide, *world.services) if facts.advertises_services else (),
         service_blocks=blocks,
         reflector=planner.reflector is not None,

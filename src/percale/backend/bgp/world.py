@@ -15,7 +15,7 @@ class BgpWorld(Struct, frozen=True):
     objects: BgpObjects
     networks: tuple[IPNetwork, ...]
     """The pod networks."""
-    prefixes: tuple[Prefix, ...] | None = None
-    """What this node advertises of them; None: its subnets."""
+    prefixes: tuple[Prefix, ...]
+    """What this node advertises of them: its subnets and blocks."""
     services: tuple[IPNetwork, ...] = ()
     """Addresses of Services that it advertises by themselves."""

@@ -26,9 +26,10 @@ AGENT_RULES: list[Plain] = [
     {"apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"], "verbs": ["list", "watch"]},
     {
         "apiGroups": ["crd.projectcalico.org"],
-        "resources": ["bgpconfigurations", "bgppeers", "bgpfilters"],
+        "resources": ["bgpconfigurations", "bgppeers", "bgpfilters", "ippools", "ipreservations"],
         "verbs": ["list", "watch"],
     },
+    {"apiGroups": ["percale.io"], "resources": ["addressblocks"], "verbs": ["list", "watch", "create", "delete"]},
     {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]

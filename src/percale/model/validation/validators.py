@@ -10,6 +10,7 @@ import msgspec
 
 from percale.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
+from percale.model.ip_pool import AddressBlock, IPPool, IPReservation
 from percale.model.manifest.decoders import converted
 from percale.model.meta import Object
 from percale.model.networkpolicy import NetworkPolicy
@@ -17,6 +18,7 @@ from percale.model.selector import LabelSelector
 from percale.model.validation.bgp import check_bgp_configuration, check_bgp_filter, check_bgp_peer
 from percale.model.validation.clusternetworkpolicy import check_cluster_network_policy
 from percale.model.validation.field_errors import FieldError, FieldErrors, invalid, mapping
+from percale.model.validation.ip_pool import check_address_block, check_ip_pool, check_ip_reservation
 from percale.model.validation.networkpolicy import check_network_policy
 from percale.model.validation.shared import check_selector
 from percale.model.workloads import Job, Workload
@@ -51,6 +53,9 @@ _VALIDATORS: Mapping[type[Object], Validator] = MappingProxyType(
         BGPConfiguration: check_bgp_configuration,
         BGPPeer: check_bgp_peer,
         BGPFilter: check_bgp_filter,
+        IPPool: check_ip_pool,
+        IPReservation: check_ip_reservation,
+        AddressBlock: check_address_block,
         **dict.fromkeys(get_args(Workload), _check_workload),
     }
 )

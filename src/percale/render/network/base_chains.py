@@ -66,6 +66,12 @@ set localpods {{
     comment "this node's part of the pod network; empty likewise"
 }}
 
+set routedpods {{
+    type {address}
+    flags interval
+    comment "IP pools whose pods keep their address outside"
+}}
+
 set sources {{
     type ifname . {address}
     comment "a pod's device and the address that it may send from"
@@ -203,6 +209,7 @@ chain postrouting {{
     {ip} saddr @localpods {ip} daddr @cluster return comment "from our pods to pods"
     {ip} saddr @cluster {ip} daddr @localpods return comment "from pods to our pods"
     {ip} saddr != @cluster {ip} daddr @localpods return comment "from outside to our pods: they see the client"
+    {ip} saddr @routedpods {ip} daddr != @cluster return comment "an IP pool without natOutgoing"
     {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
     {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
 }}
@@ -380,7 +387,7 @@ def _routed(
 
 def _routed_sets(address: Field, bits: Field) -> tuple[SetSpec, ...]:
     return (
-        *(SetSpec(name, (address,), interval=True) for name in ("cluster", "localpods", "pods")),
+        *(SetSpec(name, (address,), interval=True) for name in ("cluster", "localpods", "routedpods", "pods")),
         *(SetSpec(name, (address,)) for name in ("tunnelendpoints", "peers", "speakers")),
         *(SetSpec(name, ("inet_service",)) for name in ("tunnels", "localtunnels")),
         SetSpec("localprotocols", ("inet_proto",)),

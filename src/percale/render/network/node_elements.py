@@ -17,13 +17,16 @@ def node_elements(
     sessions: Iterable[SessionPort] = (),
     *,
     masquerade: bool,
+    unmasqueraded: Iterable[IPNetwork] = (),
 ) -> tuple[Element, ...]:
     """The pod networks; with `masquerade` (the agent's `ipMasq`) also as what to masquerade, with this node's subnets.
 
-    `tunnels` and `sessions` are the backend's: pods are kept out of them.
+    `unmasqueraded` are parts of the pod network whose pods keep their address. `tunnels` and `sessions` are the backend's: pods
+    are kept out of them.
     """
     pods = tuple(networks)
-    masqueraded = (*_members("cluster", pods), *_members("localpods", own)) if masquerade else ()
+    sets = {"cluster": pods, "localpods": own, "routedpods": unmasqueraded} if masquerade else {}
+    masqueraded = (element for name, networks in sets.items() for element in _members(name, networks))
     return (*tunnel_elements(tunnels), *session_elements(sessions), *_members("pods", pods), *masqueraded)
 
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from percale.ipam.address_pool import gateway
-from percale.model.addresses import IPAddress, IPInterface
+from percale.model.addresses import IPAddress, IPInterface, IPNetwork
 from percale.model.ip_family import Family
 from percale.model.subnet_lease import NodeSubnets
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer
@@ -255,7 +255,7 @@ def _bridge_ipv6(bridge: str, used: bool) -> Iterator[Sysctl]:
         yield Sysctl(setting + "disable_ipv6", "1")
 
 
-def unreachable_subnets(subnets: NodeSubnets) -> tuple[KernelObject, ...]:
+def unreachable_subnets(subnets: Iterable[IPNetwork]) -> tuple[KernelObject, ...]:
     """Packets to unassigned addresses of this node's subnet are dropped instead of following the default route."""
     return tuple(Route(subnet, metric=_LAST_METRIC, kind="unreachable") for subnet in subnets)
 

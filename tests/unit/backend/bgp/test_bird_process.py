@@ -72,7 +72,7 @@ def bird(planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     directory = tmp_path / "state"
     directory.mkdir()
     process = BirdProcess(directory, planner)
-    process.world = BgpWorld(BgpObjects(), NETWORKS)
+    process.world = BgpWorld(BgpObjects(), NETWORKS, ())
     yield process
     kill(process)
 
@@ -97,7 +97,7 @@ async def test_what_is_as_before_is_neither_planned_nor_written_again(
     await ensure([lease(2), lease(3)])
     await ensure([lease(2), lease(3)])
     assert (planner.count, configured()) == (2, 1)
-    bird.world = BgpWorld(BgpObjects(configurations={"default": BGPConfigurationSpec(asNumber=64999)}), NETWORKS)
+    bird.world = BgpWorld(BgpObjects(configurations={"default": BGPConfigurationSpec(asNumber=64999)}), NETWORKS, ())
     await ensure([lease(2), lease(3)])
     await ensure([lease(2), lease(3)])
     assert (planner.count, configured()) == (3, 2)

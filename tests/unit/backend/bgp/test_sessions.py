@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from percale.backend.bgp.backend import plan
 from percale.backend.bgp.sessions import BgpObjects, NodeFacts, NodeSessions
-from percale.backend.bgp.speaker import Session, Speaker
+from percale.backend.bgp.speaker import Prefix, Session, Speaker
 from percale.backend.bgp.world import BgpWorld
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.kernel.protocol import Interface
@@ -42,7 +42,8 @@ def lease(number: int) -> SubnetLease:
 
 def planned(number: int, count: int = 3, **objects: Any) -> tuple[Speaker, NodeSessions]:
     leases = [lease(other) for other in range(1, count + 1) if other != number]
-    return plan(node(number), leases, BgpWorld(BgpObjects(**objects), NETWORKS), BgpOptions())
+    world = BgpWorld(BgpObjects(**objects), NETWORKS, tuple(map(Prefix, node(number).subnets)))
+    return plan(node(number), leases, world, BgpOptions())
 
 
 def v4(number: int, count: int = 3, **objects: Any) -> Mapping[str, Session]:

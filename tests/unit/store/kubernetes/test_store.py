@@ -134,9 +134,12 @@ async def test_requests_are_bounded() -> None:
 def test_the_kinds_that_a_server_may_lack() -> None:
     """Every kind of a built-in group is on every API server: one of another group is looked for again and again."""
     assert {kind.KIND for kind in KINDS.values() if kind.api_group() not in BUILT_IN_GROUPS} == {
+        "AddressBlock",
         "BGPConfiguration",
         "BGPFilter",
         "BGPPeer",
         "ClusterNetworkPolicy",
+        "IPPool",
+        "IPReservation",
         "SubnetLease",
     }
