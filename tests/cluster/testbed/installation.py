@@ -48,8 +48,6 @@ def manifest(layout: Layout) -> str:
     chosen = NETWORKS[layout.network]
     documents = list(yaml.safe_load_all(MANIFEST.read_text()))
     (settings,) = (each for each in documents if each["kind"] == "ConfigMap")
-    (role,) = (each for each in documents if each["kind"] == "ClusterRole")
-    role["rules"] += chosen.rights
     agent = yaml.safe_load(settings["data"]["agent.yaml"]) | chosen.agent_settings()
     network: dict[str, Any] = {"Backend": chosen.backend}
     for version, name in ((4, "Network"), (6, "IPv6Network")):

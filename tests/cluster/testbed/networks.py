@@ -18,8 +18,6 @@ class Network:
     plugin: Callable[[Layout], None] | None = None
     """Starts another network, which attaches the pods."""
     kube_proxy: bool = False
-    rights: tuple[Mapping[str, Any], ...] = ()
-    """Rules of the agents' role, beyond the manifest's."""
 
     def agent_settings(self) -> dict[str, Any]:
         """What differs from the manifest's agent.yaml."""
@@ -27,18 +25,12 @@ class Network:
         return {**attached, "services": {"enabled": not self.kube_proxy}}
 
 
-_BGP = {
-    "apiGroups": ["crd.projectcalico.org"],
-    "resources": ["bgpconfigurations", "bgppeers", "bgpfilters"],
-    "verbs": ["list", "watch"],
-}
-"""docs/bgp.md."""
 NETWORKS = {
     "vxlan": Network("vxlan", {"Type": "vxlan"}),
     "host-gw": Network("host-gw", {"Type": "host-gw"}),
     "direct": Network("vxlan with DirectRouting", {"Type": "vxlan", "DirectRouting": True}),
     "udp": Network("udp", {"Type": "udp"}),
-    "bgp": Network("bgp", {"Type": "bgp"}, rights=(_BGP,)),
+    "bgp": Network("bgp", {"Type": "bgp"}),
     "policies": Network("policies only, over the reference plugins", plugin=other_networks.bridge, kube_proxy=True),
     "canal": Network("policies only, over flannel", plugin=other_networks.flannel, kube_proxy=True),
 }
