@@ -112,6 +112,7 @@ def deleted(layout: Layout, traffic: Traffic) -> Iterator[None]:
                         Failure(begin, time.monotonic(), f"{node.name}: {what} is not restored", frozenset())
                     )
                     break
+            traffic.excuse(node.name, begin, time.monotonic())  # what is not there carries nothing
             if what == _POLICIES:
                 traffic.excuse_packets(before, f"{node.name}: without {what} for {time.monotonic() - begin:.2f} s")
     yield

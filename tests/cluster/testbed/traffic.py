@@ -112,7 +112,7 @@ class Traffic:
             ),
         ]
         if excused := len(self.failures) - len(bad):
-            notes.append(f"{excused} more requests failed, all through the node whose link was down then")
+            notes.append(f"{excused} more requests failed, all through the node that was disturbed then")
         slowest = round(self.slowest, 3)
         return Count(self.disturbances, self.requests, len(bad), slowest, self.denied, self.arrived, notes)
 
