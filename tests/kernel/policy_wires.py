@@ -108,7 +108,9 @@ class WiredNode:
     async def diff(self) -> Transaction:
         """What the kernel holds otherwise than a fresh start over the same objects would have it."""
         fresh = PolicyRenderer(self.evaluator, self.name)
-        fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in self.evaluator.policies.values()))])
+        everyone = frozenset(self.evaluator.selector_index.pod_ids.values())
+        policies = tuple((None, policy) for policy in self.evaluator.policies.values())
+        fresh.update([PolicyDelta(policies=policies, selected=everyone)])
         return await self.nft_table.sync(fresh.snapshot())
 
     def flush_flows(self) -> None:

@@ -11,8 +11,7 @@ rendered from the same classes (`render/policy/class_chains.py`). Callers: rende
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from functools import cached_property, reduce
-from operator import or_
+from functools import cached_property
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -52,6 +51,10 @@ class PolicyClass(Struct, frozen=True, dict=True):
     @cached_property
     def _rules_by_tier(self) -> Mapping[Direction, tuple[tuple[CompiledRule, ...], ...]]:
         return {direction: tuple(_tiers_of(self.policies, direction)) for direction in DIRECTIONS}
+
+    @cached_property
+    def key_set(self) -> frozenset[PolicyKey]:
+        return frozenset(self.keys)
 
     @cached_property
     def comparisons(self) -> Mapping[Direction, int]:
@@ -95,6 +98,8 @@ class PolicyDelta(Struct, frozen=True):
     pods: tuple[PodDelta, ...] = ()
     policies: tuple[tuple[CompiledPolicy | None, CompiledPolicy | None], ...] = ()
     """The old and the new one of each."""
+    selected: frozenset[int] = frozenset()
+    """The ids of the pods that one of these selects, or selected."""
     nodes: bool = False
     resolved_names: bool = False
     """Domain names resolve to other addresses."""
@@ -165,40 +170,52 @@ class Evaluator:
             return PolicyDelta()
         self._subjects.setdefault(policy.subject, {})[policy.key] = None
         self.selector_index.watch(policy.subject)
-        selected = self._reselected(old, policy)
+        before = self._members(old) if old is not None else set()
         if old is not None:
             self._release(old, keep_subject=old.subject == policy.subject)
         self.policies[policy.key] = policy
         others: Set[PolicyKey] = frozenset()
         if policy.tier == "NetworkPolicy":
-            others = self._costs.put(policy) | self._copies.set_policy(policy.key, policy) | self._select(selected)
-        return PolicyDelta(policies=((old, policy), *self._reclassified(others - {policy.key})))
+            others = self._costs.put(policy) | self._copies.set_policy(policy.key, policy)
+            others |= self._select(policy.key, before, self._members(policy))
+        return self._policies_changed(old, policy, before, others)
 
     def _remove_policy(self, key: PolicyKey) -> PolicyDelta:
         old = self.policies.pop(key, None)
         if old is None:
             return PolicyDelta()
-        selected = self._reselected(old, None)
+        before = self._members(old)
         self._release(old)
         others: Set[PolicyKey] = frozenset()
         if old.tier == "NetworkPolicy":
-            others = self._costs.remove(key) | self._copies.set_policy(key, None) | self._select(selected)
-        return PolicyDelta(policies=((old, None), *self._reclassified(others - {key})))
+            others = self._costs.remove(key) | self._select(key, before, set()) | self._copies.set_policy(key, None)
+        return self._policies_changed(old, None, before, others)
 
-    def _reselected(self, old: CompiledPolicy | None, new: CompiledPolicy | None) -> list[int]:
-        """The ids of the pods that one of these selects, if they have other subjects."""
-        subjects = {policy.subject for policy in (old, new) if policy is not None}
-        if old is not None and new is not None and len(subjects) == 1:
-            return []
-        return list(pod_ids_in(reduce(or_, map(self.selector_index.bits, subjects))))
+    def _policies_changed(
+        self, old: CompiledPolicy | None, new: CompiledPolicy | None, before: set[int], others: Set[PolicyKey]
+    ) -> PolicyDelta:
+        """One of them is new, changed or gone; `others` are too large now, or no longer."""
+        reclassified = tuple(self._reclassified(others - {each.key for each in (old, new) if each is not None}))
+        now = [each for _, each in ((old, new), *reclassified) if each is not None]
+        return PolicyDelta(
+            policies=((old, new), *reclassified), selected=frozenset(before).union(*map(self._members, now))
+        )
 
     def _pods_changed(self, deltas: Sequence[PodDelta]) -> PolicyDelta:
-        others = self._select(each.pod_id for each in deltas)
-        return PolicyDelta(tuple(deltas), tuple(self._reclassified(others)))
+        others = self._copies.set_pods({each.pod_id: self._selected(each.pod_id) for each in deltas})
+        reclassified = tuple(self._reclassified(others))
+        selected = frozenset[int]().union(*(self._members(each) for _, each in reclassified))
+        return PolicyDelta(tuple(deltas), reclassified, selected)
 
-    def _select(self, pod_ids: Iterable[int]) -> Set[PolicyKey]:
-        """Other policies select these pods; returns policies that are too large now, or no longer."""
-        return self._copies.set_pods({pod_id: self._selected(pod_id) for pod_id in pod_ids})
+    def _members(self, policy: CompiledPolicy) -> set[int]:
+        """The ids of the pods that a policy selects, and of those whose labels are not known: it may select them."""
+        return {*pod_ids_in(self.selector_index.bits(policy.subject)), *self.selector_index.unknown}
+
+    def _select(self, key: PolicyKey, before: set[int], after: set[int]) -> Set[PolicyKey]:
+        """Returns policies that are too large now, or no longer."""
+        pods = self.selector_index.pods
+        gained = {pod_id: pod for pod_id in after - before if (pod := pods[pod_id]) is not None and not pod.unknown}
+        return self._copies.select(key, gained, before - after - self.selector_index.unknown)
 
     def _selected(self, pod_id: int) -> SelectedPod | None:
         """The NetworkPolicies that select a pod; None: there is none."""
@@ -225,7 +242,7 @@ class Evaluator:
         self._forget_classes(policy.key)
 
     def _forget_classes(self, policy: PolicyKey) -> None:
-        for keys in [keys for keys in self._classes if policy in keys]:
+        for keys in [keys for keys, known in self._classes.items() if policy in known.key_set]:
             del self._classes[keys]
 
     # Queries

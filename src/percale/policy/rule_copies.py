@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from percale.policy.compiled_policy import CompiledPolicy, CompiledRule, PolicyKey
+from percale.policy.pod_facts import PodFacts
 from percale.policy.rule_terms import PortName, PortSpan
 
 MAX_RULES = 10_000
@@ -65,6 +66,27 @@ class RuleCopies:
         for place in changed:
             self._totals[place] += difference * sum(key in each.policies for each in self._classes[place])
         return self._check(changed)
+
+    def select(self, key: PolicyKey, gained: Mapping[int, PodFacts], lost: Iterable[int]) -> Set[PolicyKey]:
+        """A policy selects these pods now and did not, or did and does not. Pods of one class are counted at once."""
+        changes: dict[int, SelectedPod | None] = {}
+        known: dict[SelectedPod | None, SelectedPod | None] = {}
+        for pod_id in lost:
+            old = self._pods[pod_id]
+            if old not in known:
+                left = old.policies - {key}
+                known[old] = old._replace(policies=left) if left else None
+            changes[pod_id] = known[old]
+        known = {}
+        for pod_id, pod in gained.items():
+            before = self._pods.get(pod_id)
+            if before is None:
+                changes[pod_id] = SelectedPod(pod.namespace, pod.node, frozenset((key,)))
+                continue
+            if before not in known:
+                known[before] = before._replace(policies=before.policies | {key})
+            changes[pod_id] = known[before]
+        return self.set_pods(changes)
 
     def set_pods(self, pods: Mapping[int, SelectedPod | None]) -> Set[PolicyKey]:
         """These pods, by their ids, are selected so now; None: by nothing."""

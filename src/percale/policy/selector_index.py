@@ -91,6 +91,8 @@ class SelectorIndex:
         self.pods: list[PodFacts | None] = []
         """By pod id; None where a pod was deleted."""
         self.pod_ids: dict[ObjectKey, int] = {}
+        self.unknown: set[int] = set()
+        """The ids of pods whose labels are not known."""
         self.terms: list[tuple[PodSelectorTerm, ...]] = []
         """By pod id: the watched terms that select the pod."""
         self._free: list[int] = []
@@ -290,6 +292,7 @@ class SelectorIndex:
         if pod == old and (after == before or set(after) == set(before)):
             return []
         self.pods[pod_id] = pod
+        (self.unknown.add if pod is not None and pod.unknown else self.unknown.discard)(pod_id)
         self._set_terms(pod_id, before, after)
         return [PodDelta(pod_id, old, pod, before, after)]
 

@@ -95,16 +95,14 @@ class PolicyRenderer:
         """The transaction for these changes, which the evaluator has already applied."""
         deltas = tuple(changes)
         pod_deltas = [each for change in deltas for each in change.pods]
-        policies = [pair for change in deltas for pair in change.policies]
+        selected = {pod_id for change in deltas for pod_id in change.selected}
         builder = _TransactionBuilder()
         chains = self._chains()
-        changed = {policy.key for pair in policies for policy in pair if policy is not None}
         addresses = {address for delta in pod_deltas for address in _addresses(delta)}
-        affected_addresses = addresses | self._addresses_selected_by(changed)
-        self._forget_classes(changed)
-        self._update_class_elements(
-            {each.pod_id for each in pod_deltas} if not policies else self._local_pod_ids(), builder
-        )
+        affected_addresses = addresses | self._addresses_of(selected)
+        for key in {key for pod_id in selected for key in self._keys.get(pod_id, ())}:
+            del self._classes[key]  # rendered again
+        self._update_class_elements({each.pod_id for each in pod_deltas} | selected, builder)
         self._drop_unused_classes()
         self._update_pod_elements(pod_deltas, builder)
         addresses_changed = any(change.nodes or change.resolved_names for change in deltas)
@@ -114,7 +112,7 @@ class PolicyRenderer:
             refreshed = self._refresh_address_sets(builder)
             affected_addresses |= self._addresses_of_classes(lambda key: self._uses_any(key, refreshed))
         self._update_sets(builder)
-        affected_addresses |= self._addresses_selected_by(changed)
+        affected_addresses |= self._addresses_of(selected)
         self.affected_addresses = frozenset(affected_addresses)
         return builder.build(chains, self._chains())
 
@@ -146,12 +144,6 @@ class PolicyRenderer:
             if each.verdict is not None and (pod := self._selector_index.owner(each.packed_keys)) is not None
         }
         return policies, pods
-
-    def _local_pod_ids(self) -> set[int]:
-        local = {
-            pod_id for pod_id, pod in enumerate(self._selector_index.pods) if pod is not None and self._is_local(pod)
-        }
-        return local | set(self._elements)
 
     def _is_local(self, pod: PodFacts) -> bool:
         return pod.node == self._node and pod.selectable
@@ -192,29 +184,22 @@ class PolicyRenderer:
                     elements[_ElementKey(SELF[version], address * 2)] = None
         return elements, tuple(keys)
 
-    def _addresses_selected_by(self, policies: set[PolicyKey]) -> set[bytes]:
-        """The addresses of the pods that one of these policies selects; most changes concern no policy."""
-        return self._addresses_of_classes(lambda key: not policies.isdisjoint(key.policies)) if policies else set()
-
     def _addresses_of_classes(self, wanted: Callable[[_ClassKey], bool]) -> set[bytes]:
         """The addresses of the pods of these classes."""
+        return self._addresses_of(pod_id for pod_id, keys in self._keys.items() if any(map(wanted, keys)))
+
+    def _addresses_of(self, pod_ids: Iterable[int]) -> set[bytes]:
+        """The addresses of those of these pods that are of this node and have a class."""
         return {
             element.key
-            for pod_id, keys in self._keys.items()
-            if any(map(wanted, keys))
-            for element, verdict in self._elements[pod_id].items()
+            for pod_id in pod_ids
+            for element, verdict in self._elements.get(pod_id, {}).items()
             if verdict is not None
         }
 
     def _uses_any(self, key: _ClassKey, sets: Container[str]) -> bool:
         chains = self._classes[key]
         return chains is not None and any(each.name in sets for each in chains.sets)
-
-    def _forget_classes(self, policies: set[PolicyKey]) -> None:
-        """Their chains will be rendered again."""
-        if policies:
-            for key in [key for key in self._classes if not policies.isdisjoint(key.policies)]:
-                del self._classes[key]
 
     def _drop_unused_classes(self) -> None:
         used = {key for keys in self._keys.values() for key in keys}

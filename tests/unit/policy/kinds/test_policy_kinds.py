@@ -132,7 +132,9 @@ def test_verdicts_and_rules_name_it() -> None:
     assert str(verdict.decisive.rule) == "q:x/p#ingress[0]"
     assert evaluator.evaluate(Flow(db, web, "TCP", 80)).allowed
     renderer = PolicyRenderer(evaluator, "n1")
-    chains = renderer.update([PolicyDelta(policies=((None, evaluator.policies[KEY]),))]).put_chains
+    chains = renderer.update(
+        [PolicyDelta(policies=((None, evaluator.policies[KEY]),), selected=frozenset({0, 1}))]
+    ).put_chains
     assert {rule.comment for chain in chains for rule in chain.rules} == {"q:x/p#ingress[0]"}
 
 

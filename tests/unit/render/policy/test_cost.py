@@ -15,10 +15,11 @@ from tests import builders
 from tests.unit.render.simulated import Packet, passes
 
 from percale.model.addresses import parse_network
+from percale.model.meta import ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
 from percale.policy import cost, rule_copies
-from percale.policy.evaluator import Evaluator
+from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.pod_facts import MAX_NAMED_PORTS
 from percale.policy.rule_terms import Block
 from percale.policy.verdict import Flow
@@ -121,6 +122,23 @@ def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytes
     assert {each.name for each in evaluator.too_large} == {f"b{number}" for number in range(7, 8)}
     assert passes(held, Packet(source, target, "TCP", 80))
     assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_a_policy_is_rendered_for_the_pods_that_it_selects_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has very many policies for very many pods delays no policy of others."""
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    renderer.update([evaluator.put(builders.policy(f"many{number}", namespace="x")) for number in range(50)])
+    asked: list[int] = []
+    class_of = evaluator.class_of
+
+    def watched(pod_id: int) -> PolicyClass:
+        asked.append(pod_id)
+        return class_of(pod_id)
+
+    monkeypatch.setattr(evaluator, "class_of", watched)
+    evaluator.put(builders.pod("other", "10.1.0.9", namespace="y", node=NODE))
+    renderer.update([evaluator.put(builders.policy("p", namespace="y"))])
+    assert asked == [evaluator.selector_index.pod_ids[ObjectKey("y", "other")]]
 
 
 def test_pods_with_labels_of_their_own_do_not_multiply_a_large_policy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ def test_transactions_lead_from_any_state_to_any_other(opening: list[Object], ba
         assert not diff(held, renderer.snapshot())
         assert not disagreements(evaluator, held)
     fresh = PolicyRenderer(evaluator, NODE)
-    fresh.update([PolicyDelta(policies=tuple((None, policy) for policy in evaluator.policies.values()))])
+    policies = tuple((None, policy) for policy in evaluator.policies.values())
+    fresh.update([PolicyDelta(policies=policies, selected=frozenset(evaluator.selector_index.pod_ids.values()))])
     assert not diff(held, fresh.snapshot())
     event("pods are selected" if any(renderer.selected_pods) else "no pod is selected")
 
