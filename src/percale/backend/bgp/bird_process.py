@@ -157,7 +157,8 @@ class BirdProcess:
         )
         if done.returncode == 0:
             return 0, None
-        place, _, said = done.stderr.strip().partition(" ")[2].partition(" ")
+        last = done.stderr.strip().splitlines()[-1:]  # behind warnings
+        place, _, said = "".join(last).partition(" ")[2].partition(" ")
         line = place.split(":")[1] if place.count(":") >= 2 else "0"
         return int(line) if line.isdecimal() else 0, said or done.stderr.strip()
 

@@ -19,6 +19,7 @@ from percale.backend.bgp.sessions import BgpObjects, NodeSessions
 from percale.backend.bgp.speaker import Speaker
 from percale.backend.bgp.world import BgpWorld
 from percale.backend.protocol import LocalNode
+from percale.errors import AgentError
 from percale.model.backend_options import BgpOptions
 from percale.model.bgp import BGPConfigurationSpec
 from percale.model.subnet_lease import SubnetLease
@@ -26,7 +27,12 @@ from percale.model.subnet_lease import SubnetLease
 BIRD = f"""#!{sys.executable}
 import os, socket, sys
 if "-p" in sys.argv:
-    sys.exit()
+    lines = open(sys.argv[-1]).read().splitlines()
+    bad = [number for number, line in enumerate(lines, 1) if "192.0.2.9 " in line]
+    if bad:
+        print("bird: bird.new:1:1: Missing authentication option, assuming MD5", file=sys.stderr)
+        print(f"bird: bird.new:{{bad[0]}}:1: bad neighbor", file=sys.stderr)
+    sys.exit(bool(bad))
 given = dict(zip(sys.argv[1:], sys.argv[2:]))
 with open(given["-P"], "w") as file:
     file.write(str(os.getpid()))
@@ -111,6 +117,13 @@ async def test_one_that_has_ended_is_started_and_configured_again(bird: BirdProc
     await bird.ensure(node(1), [lease(2)])
     assert bird.pid not in (None, first)
     assert planner.count == 2
+
+
+async def test_the_session_that_is_not_taken_is_named_also_behind_a_warning(bird: BirdProcess) -> None:
+    """BIRD 2.17 warns of each password."""
+    await bird.ensure(node(1), [lease(2), lease(9), lease(4)])
+    with pytest.raises(AgentError, match="session Mesh_192_0_2_9 is left out: bad neighbor"):
+        await bird.check()
 
 
 async def test_what_failed_is_tried_again(bird: BirdProcess, planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
