@@ -25,6 +25,8 @@ _POLICY_KINDS = frozenset(
 )
 """Of Cilium, Calico, k8snetworkplumbingwg, and the API that ClusterNetworkPolicy replaces; in small letters."""
 _REPLACED = frozenset({"adminnetworkpolicy", "baselineadminnetworkpolicy"})
+_POD_MAKERS = {("batch", "CronJob"), ("", "ReplicationController")}
+"""By API group: kinds of Kubernetes whose pods are not made here."""
 _MISSPELT = 0.88
 """The similarity from which a kind is a misspelt one: IngressClass (0.74) is none, NetworkPolcy is."""
 
@@ -37,6 +39,8 @@ class LeftOut(Struct, frozen=True, gc=False):
     hint: str | None = None
     matters: bool = False
     policy: bool = False
+    pods: bool = False
+    """It would have pods: an answer about all pods says that it is left out."""
 
 
 NOT_KNOWN = LeftOut("is not known here")
@@ -61,6 +65,8 @@ def why_left_out(api_version: str, kind: str, kinds: Kinds) -> LeftOut:
         return LeftOut("is not enforced by Percale", "ClusterNetworkPolicy replaces it", matters=True, policy=True)
     if lower in _POLICY_KINDS or (lower.endswith("networkpolicy") and is_foreign(api_version, "")):
         return LeftOut("is not enforced by Percale", matters=True, policy=True)
+    if (api_version.rpartition("/")[0], kind) in _POD_MAKERS:
+        return LeftOut("makes no pods here", pods=True)
     siblings = [name for name, each in kinds.items() if api_version == each.API_VERSION]
     meant = did_you_mean(kind, siblings, cutoff=_MISSPELT)
     return LeftOut("is no kind", meant, matters=True) if meant is not None else NOT_KNOWN

@@ -40,8 +40,10 @@ class LoadedManifests(Manifest, frozen=True, dict=True):
         return WrittenObjects(self.documents)
 
     def warnings(self, validate: Validation = "strict", *, policies: bool = True) -> tuple[str, ...]:
-        """What somebody should know: policies that are not enforced, misspelt kinds, and unknown fields where they pass."""
-        skipped = (str(each) for each in self.skipped_that_matter if policies or not each.why.policy)
+        """What somebody should know: policies that are not enforced, pods that are missing, misspelt kinds, and unknown
+        fields where they pass."""
+        matter = (each for each in self.skipped if each.why.matters or each.why.pods)
+        skipped = (str(each) for each in matter if policies or not each.why.policy)
         return (*skipped, *self._unknown_that_pass(validate))
 
     def notes(self, validate: Validation = "strict") -> tuple[str, ...]:
