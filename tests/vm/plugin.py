@@ -18,11 +18,11 @@ import pytest
 from tests.vm.guest import Result
 from tests.vm.machine import Machine, NoMachine, in_vm
 
-_PATIENCE = 600
-"""Seconds until all results must be there: the machine is emulated, and this one may be busy."""
+_PATIENCE = 570
+"""Seconds until all results must be there: the machine is emulated, and this one may be busy. Less than the limit of a test."""
 _POLL = 0.1
-_OPTIONS = "-p tests.vm.guest -p pytest_asyncio.plugin -p no:cacheprovider -q --color=no"
-"""Of pytest there. Other plugins take their time to load."""
+_OPTIONS = "-p tests.vm.guest -p pytest_asyncio.plugin -p pytest_timeout -o timeout=0 -p no:cacheprovider -q --color=no"
+"""Of pytest there. Other plugins take their time to load; `_PATIENCE` limits that of tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
