@@ -57,7 +57,8 @@ class ServiceResolver:
         """By kind and name of Nodes and leases."""
         self._api_servers = AddressIndex[ObjectKey]()
         """By slices of the Service `kubernetes`, which the API server itself writes."""
-        self._slices: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
+        self._slices: dict[ObjectKey, dict[str, SliceFacts]] = {}
+        """Of each Service, by name."""
         self._mirrored: dict[ObjectKey, tuple[SliceFacts, ...]] = {}
         self._service_of_slice: dict[ObjectKey, ObjectKey] = {}
         """The Service of each slice."""
@@ -242,15 +243,14 @@ class ServiceResolver:
         old = self._service_of_slice.pop(key, None)
         if old is not None:
             dirty.add(old)
-            self._slices[old] = tuple(each for each in self._slices[old] if each.name != key.name)
+            del self._slices[old][key.name]
             if not self._slices[old]:
                 del self._slices[old]
         if facts is not None:
             service = facts.service
             dirty.add(service)
             self._service_of_slice[key] = service
-            object_keys = self._slices.get(service)
-            self._slices[service] = (facts,) if object_keys is None else tuple(sorted((*object_keys, facts), key=_name))
+            self._slices.setdefault(service, {})[key.name] = facts
 
     def _track_tunnel_ports(self, kind: type[Object], key: ObjectKey, slices: tuple[SliceFacts, ...]) -> None:
         self._tunnel_port_objects.pop((kind, key), None)
@@ -309,8 +309,10 @@ class ServiceResolver:
 
         A tunnel between nodes is never an endpoint.
         """
-        found = self._slices.get(facts.key)
-        if found is None:
+        by_name = self._slices.get(facts.key)
+        if by_name is not None:
+            found = tuple(by_name[name] for name in sorted(by_name))
+        else:
             found = self._mirrored.get(facts.key, ()) if facts.selectorless else ()
         return tuple([part for each in found for part in self.tunnels.without_tunnels(each)])
 
@@ -333,10 +335,6 @@ def _restricted_addresses(facts: ServiceFacts | None) -> Collection[bytes]:
     if facts is None or not (facts.external or facts.refused):
         return ()
     return {*facts.external, *(each.address for each in facts.refused)}
-
-
-def _name(facts: SliceFacts) -> str:
-    return facts.name
 
 
 def _cluster_ips(facts: ServiceFacts) -> list[bytes]:

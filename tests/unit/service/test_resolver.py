@@ -42,6 +42,22 @@ def test_one_slice_touches_one_service() -> None:
     assert build.brief(table, POD, IP) == "reject"
 
 
+def test_slices_of_one_service_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes very many slices does not make each of them cost what all cost."""
+    ordered: list[int] = []
+
+    def counting(names: Iterable[str]) -> list[str]:
+        found = sorted(names)
+        ordered.append(len(found))
+        return found
+
+    monkeypatch.setattr("percale.service.resolver.sorted", counting, raising=False)
+    one = build.slice("10.180.0.1")
+    many = [replace(one, metadata=replace(one.metadata, name=f"s{number}")) for number in range(200)]
+    build.table(build.service(), *many)
+    assert sum(ordered) <= 400
+
+
 def test_what_changes_nothing_is_not_reported() -> None:
     table = build.table(build.service(internalTrafficPolicy="Local"), build.slice("10.180.0.1@n1", "10.180.0.2@n2"))
     unready = build.slice("10.180.0.1@n1", "10.180.0.2@n2", build.endpoint("10.180.0.3@n2", ready=False))
