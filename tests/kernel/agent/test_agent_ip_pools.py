@@ -100,6 +100,7 @@ def test_a_disabled_pool_that_is_in_use(nodes: list[Node], cluster: Cluster) -> 
     """Its pods stay; new ones have an address of the node's subnet."""
     one, two = nodes
     a, b = one.pod("a"), two.pod("b")
+    until(lambda: all(map(a.reaches, b.addresses)))
     cluster.write("pools", pool("blue", BLUE, blockSize=28, disabled=True))
 
     def next_pod() -> bool:
