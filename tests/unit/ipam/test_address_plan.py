@@ -15,6 +15,7 @@ from percale.ipam.address_plan.check import errors_of_names, findings
 from percale.ipam.address_plan.plan import Plan
 from percale.model.address_plan import AddressPlanSpec
 from percale.model.calico_selector import parse_selector
+from percale.model.ip_pool import IPPoolSpec
 from percale.model.manifest.decoders import converted
 
 NODES = {"for": "nodes", "form": "10.{room:0-15}.{env:0-15}.{host:1-32}"}
@@ -198,16 +199,16 @@ def test_as_labels_of_nodes() -> None:
 
 def test_as_pools() -> None:
     found = list(rendering.pools(plan()))
-    assert [(each["metadata"]["name"], each["spec"]["cidr"]) for each in found] == [
+    assert [(each.metadata.name, each.spec.cidr) for each in found] == [
         ("pods-berlin-test", "172.20.32.0/19"),
         ("pods-berlin-prod", "172.20.224.0/19"),
         ("pods-hamburg-test", "172.21.32.0/19"),
         ("pods-hamburg-prod", "172.21.224.0/19"),
     ]
-    matches = parse_selector(found[1]["spec"]["nodeSelector"])
+    matches = parse_selector(found[1].spec.nodeSelector)
     assert matches({"zone": "berlin", "env": "prod"})
     assert not matches({"zone": "berlin", "env": "test"})
     [everywhere] = rendering.pools(plan({"for": "pods", "bits": "10.0.0.0/8 node:16 pod:8"}, names={}, bind={}))
-    assert everywhere["spec"] == {"cidr": "10.0.0.0/8", "blockSize": 24, "natOutgoing": True, "nodeSelector": "all()"}
+    assert everywhere.spec == IPPoolSpec(cidr="10.0.0.0/8", blockSize=24, natOutgoing=True, nodeSelector="all()")
     with pytest.raises(BadInput, match="a node's subnet is a /16, and the blocks of a pool are /20 to /32"):
         list(rendering.pools(plan({"for": "pods", "bits": "10.0.0.0/8 node:8 pod:16"}, names={}, bind={})))

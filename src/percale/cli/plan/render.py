@@ -29,9 +29,10 @@ def render(*, file: str, files: tuple[str, ...], lab: str | None, what: str) -> 
     elif what == "labels":
         return _labels(plan, files, lab)
     else:
+        from percale.model.manifest.encode import to_plain
         from percale.model.manifest.yaml_writer import plain_to_yaml
 
-        click.echo("---\n".join(map(plain_to_yaml, rendering.pools(plan))), nl=False)
+        click.echo("---\n".join(plain_to_yaml(to_plain(each)) for each in rendering.pools(plan)), nl=False)
     return 0
 
 

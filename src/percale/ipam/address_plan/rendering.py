@@ -11,6 +11,8 @@ from percale.errors import BadInput
 from percale.ipam.address_plan.plan import Plan, first_unit
 from percale.model.address_plan import NODES, PODS, PlannedRange
 from percale.model.ip_family import Family
+from percale.model.ip_pool import IPPool, IPPoolSpec
+from percale.model.meta import ObjectMeta
 from percale.model.node import Node
 
 _BLOCK_SIZES = {Family.IPV4: range(20, 33), Family.IPV6: range(116, 129)}
@@ -49,7 +51,7 @@ def labels(plan: Plan, nodes: Iterable[Node]) -> Iterator[tuple[str, Mapping[str
                 break
 
 
-def pools(plan: Plan) -> Iterator[Mapping[str, Any]]:
+def pools(plan: Plan) -> Iterator[IPPool]:
     """Calico's IPPools: one for each choice of named values of the fields that labels of nodes are bound to.
 
     Raises BadInput.
@@ -67,9 +69,9 @@ def pools(plan: Plan) -> Iterator[Mapping[str, Any]]:
                 yield _pool(name, str(network), _pool_block_length(each), selector)
 
 
-def _pool(name: str, cidr: str, block: int, selector: str) -> Mapping[str, Any]:
-    spec = {"cidr": cidr, "blockSize": block, "natOutgoing": True, "nodeSelector": selector or "all()"}
-    return {"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": name}, "spec": spec}
+def _pool(name: str, cidr: str, block: int, selector: str) -> IPPool:
+    spec = IPPoolSpec(cidr=cidr, blockSize=block, natOutgoing=True, nodeSelector=selector or "all()")
+    return IPPool(metadata=ObjectMeta(name=name), spec=spec)
 
 
 def _block_length(each: PlannedRange) -> int:
