@@ -95,14 +95,17 @@ class PolicyRenderer:
         """The transaction for these changes, which the evaluator has already applied."""
         deltas = tuple(changes)
         pod_deltas = [each for change in deltas for each in change.pods]
+        changed = {policy.key for change in deltas for pair in change.policies for policy in pair if policy is not None}
         selected = {pod_id for change in deltas for pod_id in change.selected}
         builder = _TransactionBuilder()
         chains = self._chains()
         addresses = {address for delta in pod_deltas for address in _addresses(delta)}
         affected_addresses = addresses | self._addresses_of(selected)
-        for key in {key for pod_id in selected for key in self._keys.get(pod_id, ())}:
-            del self._classes[key]  # rendered again
-        self._update_class_elements({each.pod_id for each in pod_deltas} | selected, builder)
+        pod_ids = {each.pod_id for each in pod_deltas} | selected
+        for key in {key for pod_id in pod_ids for key in self._keys.get(pod_id, ())}:
+            if not changed.isdisjoint(key.policies):
+                del self._classes[key]  # rendered again
+        self._update_class_elements(pod_ids, builder)
         self._drop_unused_classes()
         self._update_pod_elements(pod_deltas, builder)
         addresses_changed = any(change.nodes or change.resolved_names for change in deltas)

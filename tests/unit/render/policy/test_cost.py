@@ -141,6 +141,39 @@ def test_a_policy_is_rendered_for_the_pods_that_it_selects_alone(monkeypatch: py
     assert asked == [evaluator.selector_index.pod_ids[ObjectKey("y", "other")]]
 
 
+def test_pods_of_a_class_that_a_new_policy_does_not_select_keep_it() -> None:
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    labelled = builders.pod("labelled", "10.1.0.2", namespace="x", node=NODE, labels={"b": "c"})
+    held = held.apply(renderer.update([evaluator.put(labelled)]))
+    some = builders.policy("some", namespace="x", podSelector={"matchLabels": {"b": "c"}}, policyTypes=["Egress"])
+    held = held.apply(renderer.update([evaluator.put(some)]))
+    held = held.apply(renderer.update([evaluator.remove(NetworkPolicy, some.key)]))
+    source, target = ip_address(POD).packed, ip_address(PEER).packed
+    assert passes(held, Packet(source, target, "TCP", 80))
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_a_class_that_one_pod_leaves_and_another_joins_has_the_rules_of_now() -> None:
+    """All in one batch, with a change of its policy that neither of them sees by itself."""
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    labels = {"b": "c"}
+    one, other = (
+        builders.pod(name, ip, namespace="z", node=NODE) for name, ip in (("o", "10.1.0.5"), ("p", "10.1.0.6"))
+    )
+    joined = builders.pod("o", "10.1.0.5", namespace="z", node=NODE, labels=labels)
+    selector = {"matchLabels": labels}
+    shut = builders.policy("p", namespace="z", podSelector=selector, policyTypes=["Egress"])
+    opened = builders.policy("p", namespace="z", podSelector=selector, policyTypes=["Egress"], egress=[{}])
+    held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    held = held.apply(renderer.update([evaluator.put(each) for each in (joined, other, shut)]))
+    source, target = ip_address("10.1.0.6").packed, ip_address(PEER).packed
+    moved = builders.pod("p", "10.1.0.6", namespace="z", node=NODE, labels=labels)
+    held = held.apply(renderer.update([evaluator.put(each) for each in (one, opened, moved)]))
+    assert passes(held, Packet(source, target, "TCP", 80))
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
 def test_pods_with_labels_of_their_own_do_not_multiply_a_large_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each class has its rules once more, on its own node: the policy is left out, closed, until there are few again."""
     monkeypatch.setattr(rule_copies, "MAX_RULES", 100)
