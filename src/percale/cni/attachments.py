@@ -266,7 +266,8 @@ class Attachments:
         finally:
             # From here on declare it without the descriptor, whose number may soon be another file's.
             self._declare_attachment(attachment)
-        await self._pod_namespaces.apply(namespace, attachment.netns, pod_objects(wires), wires.device)
+        objects = pod_objects(wires)
+        await self._pod_namespaces.apply(namespace, attachment.netns, objects, wires.device, wires.bridge)
 
     async def _wait_applied(self, owner: Owner) -> None:
         """Wait until its objects are applied, and so all earlier withdrawals. Raises KernelError."""

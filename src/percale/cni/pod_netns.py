@@ -22,6 +22,7 @@ from percale.kernel.plan import matches
 from percale.kernel.protocol import Upsert
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
+from percale.kernel.rtnl.neighbours import forget_neighbours
 from percale.kernel.rtnl.readiness import wait_local, wait_operational
 from percale.render.objects import Address, KernelObject
 
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 _OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
+
+
+def _nothing() -> None:
+    """Before an action, or after it."""
 
 
 class NamespaceId(NamedTuple):
@@ -46,12 +51,18 @@ class PodNamespaces:
         self._log_command = log_command
         self._thread = WorkerThread("pod-namespaces")
 
-    async def apply(self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str) -> None:
+    async def apply(
+        self, namespace: int, netns: str, objects: Sequence[KernelObject], host_device: str, bridge: str | None
+    ) -> None:
         """Apply the objects in the namespace at the descriptor, and wait until packets to its addresses would be delivered.
 
-        `netns` is its name, for messages. Raises KernelError.
+        Packets for these addresses that wait on the bridge until somebody answers for them passed the policies before there
+        was a pod: they are dropped. `netns` is its name, for messages. Raises KernelError.
         """
-        await self._within(namespace, netns, partial(_make, objects), then=partial(wait_operational, host_device))
+        addresses = [obj.address.ip for obj in objects if isinstance(obj, Address)]
+        first = partial(forget_neighbours, bridge, addresses) if bridge is not None else _nothing
+        action = partial(_make, objects)
+        await self._within(namespace, netns, action, first=first, then=partial(wait_operational, host_device))
 
     async def missing(self, namespace: int, netns: str, objects: Sequence[KernelObject]) -> list[str]:
         """Those of the objects that do not exist, as the commands that would create them. Raises KernelError."""
@@ -63,11 +74,13 @@ class PodNamespaces:
         netns: str,
         action: Callable[[KernelDriver], T],
         *,
-        then: Callable[[], object] = lambda: None,
+        first: Callable[[], object] = _nothing,
+        then: Callable[[], object] = _nothing,
     ) -> T:
         log_command = self._log_command
 
         def enter() -> T:
+            first()
             prefixed = partial(_prefixed, log_command, netns) if log_command is not None else None
             with _inside(namespace), closing(KernelDriver(log_command=prefixed)) as driver:
                 done = action(driver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from tests.kernel.agent.cluster import BIN, DUAL, NETNS, Cluster, Node, Pod, sh
 from tests.kernel.agent.policies import DENY, PORT, Policies, allowing, flow, selecting, streams
 from tests.kernel.agent.sniffing import Sniffer
 from tests.kernel.inside import inside
-from tests.kernel.streams import FlowOf, Streams
+from tests.kernel.streams import MAGIC, FlowOf, Streams
 from tests.waiting import until
 
 from percale.kernel.netlink.conntrack import Conntrack, EntryFilter
@@ -60,6 +61,43 @@ def test_not_one_packet_reaches_a_pod_that_is_born_under_fire(
         since = flows.rounds
         until(lambda: flows.rounds > since + 100)
         assert sniffer.look() == {friend.addresses[0]}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_waits_for_a_pod_on_the_bridge_does_not_pass_its_policies(
+    cluster: Cluster, policies: Policies, version: int
+) -> None:
+    """A packet that came before the pod passed where no policy was; it waits for somebody to answer for its address."""
+    cluster.network = DUAL
+    here, there = (wired(cluster, number, "bridge").start() for number in (1, 2))
+    policies.policy("deny", DENY)
+    policies.policy("friend", allowing("victim", "friend"))
+    far, friend = policies.pod(there, "far"), policies.pod(there, "friend")
+    addresses = [str(ip_network(subnet)[99]) for subnet in here.status.subnets]
+    address = next(each for each in addresses if ip_address(each).version == version)
+    index = [4, 6].index(version)
+    policies.declare(here, "victim", wanted=",".join(addresses))
+    victim = Pod(here, "victim")
+    cluster.namespace("victim")
+    with closing(Sniffer("victim")) as sniffer:
+        _send(far, address)
+        until(lambda: "INCOMPLETE" in sh(here.name, "ip", "neigh", "show", address, "dev", "cni0"), "it waits")
+        added = [each["address"].partition("/")[0] for each in victim.cni("ADD")["ips"]]
+        assert added == addresses
+
+        def friend_gets_in() -> bool:
+            _send(friend, address)
+            return friend.addresses[index] in sniffer.look()
+
+        until(friend_gets_in, "the friend gets in")
+        assert far.addresses[index] not in sniffer.look()
+
+
+def _send(pod: Pod, address: str) -> None:
+    """A datagram."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with closing(inside(NETNS / pod.name, lambda: socket.socket(family, socket.SOCK_DGRAM))) as sender:
+        sender.sendto(MAGIC, (address, PORT))
 
 
 # Forged sources

@@ -296,6 +296,12 @@ def remove_neighbour(desired: Neighbour, index: int) -> list[Request]:
     return [Request(RTM_DELNEIGH, 0, _encode_neighbour(desired, index), _GONE)]
 
 
+def forget_neighbour(address: IPAddress, index: int) -> Request:
+    """What the kernel has learned, or asks; packets that wait for the answer are dropped."""
+    header = _NEIGHBOUR_HEADER.pack(_family(address.version), index, 0, 0, 0)
+    return Request(RTM_DELNEIGH, 0, header + attribute(_NDA_DST, address.packed), _GONE)
+
+
 def _encode_neighbour(desired: Neighbour, index: int) -> bytes:
     return (
         _NEIGHBOUR_HEADER.pack(_family(desired.address.version), index, _NUD_PERMANENT, 0, 0)
