@@ -99,8 +99,8 @@ def test_hints_name_a_lab_that_is_not_the_usual_one(percale: Person) -> None:
         f"network; start another: {up}"
     )
     assert "lab another: pods in 10.20.0.0/16" in percale.shell(up)
-    said = percale.complaint("lab", "exec", "--lab", "b", "nosuch", "--", "true")
-    assert said.endswith("percale lab get --lab b pods -A")
+    said = percale.complaint("lab", "probe", "--lab", "b", "node/node1", "svc/zzzzz", "80")
+    assert said.endswith("percale lab get --lab b svc -A")
     percale.shell(said.rpartition("; ")[2])
     said = percale.complaint("lab", "exec", "--lab", "c", "nosuch", "--", "true")
     assert said.endswith("running: another, b (choose with --lab)")

@@ -243,7 +243,7 @@ def test_a_pod_that_gets_no_address_says_why_and_gets_the_next_that_is_free(perc
     )
     (percale.runtime / "net.json").write_text('{"Network": "10.0.0.0/24", "SubnetLen": 30}')
     net = str(percale.runtime / "net.json")
-    shown = percale.out("lab", "up", "--timeout", "1.5", "-f", net, "-f", "-", stdin=pods, code=1)
+    shown = percale.out("lab", "up", "--timeout", "5", "-f", net, "-f", "-", stdin=pods, code=1)
     assert re.search(r"pod default/p\d: CNI ADD: .*/30 is full", shown)
     (winner,) = percale.pods()
     loser = "p2" if winner == "default/p1" else "p1"

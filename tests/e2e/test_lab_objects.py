@@ -259,8 +259,9 @@ def test_a_pod_whose_owner_is_not_there_is_warned_of(lab: Person, tmp_path: Path
 
 
 def test_hints_of_the_lab_name_it_where_the_asker_means_another(lab: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lab.complaint("lab", "probe", "nobody", "1.1.1.1", "80").endswith("; percale lab get pods -A")
+    question = ("lab", "probe", "node/node1", "svc/zzzzz", "80")
+    assert lab.complaint(*question).endswith("; percale lab get svc -A")
     with monkeypatch.context() as there:
         there.setattr(Person, "environment", {**lab.environment, "PERCALE_LAB": "another"})
-        said = lab.complaint("lab", "probe", "nobody", "1.1.1.1", "80", "--lab", "lab")
-    assert said.endswith("; percale lab get --lab lab pods -A")
+        said = lab.complaint(*question, "--lab", "lab")
+    assert said.endswith("; percale lab get --lab lab svc -A")

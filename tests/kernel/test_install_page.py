@@ -50,4 +50,4 @@ def test_from_nothing_to_a_network_and_back(machine: Machine) -> None:
 
 def test_the_page_has_steps_for_each_way() -> None:
     assert len(STEPS) >= 7
-    assert len(blocks("kubectl")) >= 9
+    assert len(blocks("kubectl")) >= 8

@@ -199,7 +199,7 @@ def test_a_peer_speaks_for_its_own_pods_only(nodes: tuple[Node, Node], pods: tup
 
 def test_another_backend_ends_it(nodes: tuple[Node, Node]) -> None:
     one, _ = nodes
-    assert pid_of(one) is not None
+    until(lambda: pid_of(one) is not None)
     one.stop()
     one.settings["network"] = {"Network": "10.244.0.0/16"}
     one.start()
