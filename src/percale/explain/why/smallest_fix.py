@@ -4,7 +4,8 @@ Called by `connection.py` and told by `text.py` and `document.py`; pure.
 
     one rule lacks a label at the pod   the label: the pod gets what that rule gives to the pods it names, and nothing else
     otherwise, where policies isolate   a rule of one port, from the pods with the labels of one end (or its address) to the
-                                        pods with the labels of the other: in a policy of those pods alone, else in a new one
+                                        pods with the labels of the other: in a policy of those pods alone, else in a new one.
+                                        A policy without a selector also means the namespace's pods to come: no rule in there
 
 Nothing is proposed that closes anything: no label is changed or removed, and no pod is isolated that was open.
 """
@@ -27,7 +28,7 @@ from percale.policy.compiled_policy import PEERS_FIELD, CompiledRule, PolicyKey,
 from percale.policy.evaluator import Evaluator
 from percale.policy.flow_match import peer_matches
 from percale.policy.pod_facts import PodFacts
-from percale.policy.rule_terms import Direction, PodSelectorTerm, digest
+from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm, digest
 from percale.policy.verdict import Decision, Flow, FlowEnd
 
 _GENERATED = frozenset(
@@ -100,7 +101,9 @@ def smallest_fix(lookup: TargetLookup, flow: Flow, decision: Decision, near: Nea
         return Fix(decision.direction, AddLabels(peer.pod.key, labels))
     if decision.rule is not None:
         return Fix(decision.direction, NoFix(_why_not(lookup.evaluator, decision.rule, subject.pod)))
-    return Fix(decision.direction, _rule_change(lookup.evaluator, flow, decision, subject.pod, peer))
+    return Fix(
+        decision.direction, _rule_change(lookup.evaluator, flow, _nearest_first(decision, near), subject.pod, peer)
+    )
 
 
 def _why_not(evaluator: Evaluator, rule: RuleRef, pod: PodFacts) -> str:
@@ -156,6 +159,13 @@ def _selection_differs(term: PodSelectorTerm, before: PodFacts, after: PodFacts,
 # Rules
 
 
+def _nearest_first(decision: Decision, near: Nearest | None) -> Decision:
+    """Of the policies that isolate, the one of the nearest rule first."""
+    if near is None:
+        return decision
+    return replace(decision, isolating=tuple(sorted(decision.isolating, key=lambda each: each != near.rule.policy)))
+
+
 def _rule_change(
     evaluator: Evaluator, flow: Flow, decision: Decision, subject: PodFacts, peer: FlowEnd
 ) -> AddRule | AddPolicy | NoFix:
@@ -209,7 +219,8 @@ def _alike(evaluator: Evaluator, subject: PodFacts) -> set[ObjectKey]:
 
 
 def _selects_only(evaluator: Evaluator, policy: PolicyKey, alike: set[ObjectKey]) -> bool:
-    return {pod.key for pod in evaluator.selector_index.members(evaluator.policies[policy].subject)} <= alike
+    subject = evaluator.policies[policy].subject
+    return subject.pods != EVERYTHING and {pod.key for pod in evaluator.selector_index.members(subject)} <= alike
 
 
 def _manifest(subject: PodFacts, direction: Direction, rule: Mapping[str, Any]) -> dict[str, Any]:

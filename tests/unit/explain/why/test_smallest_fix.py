@@ -189,6 +189,21 @@ def test_a_policy_of_these_pods_alone_gets_a_rule() -> None:
     ]
 
 
+def test_pods_to_come_stay_isolated_by_a_policy_of_all() -> None:
+    """The namespace has no other pods yet."""
+    question, deny = ASK._replace(source="192.0.2.1"), ingress(selector={}, name="all")
+    (fix,) = ask(TargetLookup(Evaluator((SERVER, deny))), question).fixes
+    assert isinstance(fix.change, AddPolicy)
+    (fix,) = ask(TargetLookup(Evaluator((SERVER, deny, ingress()))), question).fixes
+    assert isinstance(fix.change, AddRule)
+    assert str(fix.change.policy) == "np:default/p"
+
+
+def test_the_policy_of_the_nearest_rule_comes_first() -> None:
+    near = ingress({"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 81}]})
+    assert list(fixes(ingress(name="a"), near)) == [f"add to spec.ingress of np:default/p: - {RULE}"]
+
+
 def test_a_port_is_never_added_to_a_rule_that_means_everybody() -> None:
     (fix,) = fixes(ingress({"ports": [{"port": 81}]}))
     assert fix == f"add to spec.ingress of np:default/p: - {RULE}"
