@@ -175,7 +175,7 @@ def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
 def _note(world: World, evaluator: Evaluator) -> None:
     """What the picture does not show."""
     from percale.explain.flow_ends import rules_of
-    from percale.explain.made_up_addresses import dependent_rules
+    from percale.explain.made_up_addresses import dependent_rules, unseen_ipv6_rules
     from percale.model.pod import Pod
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
@@ -190,6 +190,10 @@ def _note(world: World, evaluator: Evaluator) -> None:
         click.echo(f"{which} {', '.join(map(str, rules))}", err=True)
     if rules and not world.networks.everywhere:
         click.echo("note: here they mean none of them, if that can be; --pod-cidr says the pods' network", err=True)
+    unseen = unseen_ipv6_rules(rules_of(evaluator), world.networks, pods)
+    if unseen:
+        which = "note: pods have IPv4 addresses here, so nothing is said of the IPv6 blocks of these rules:"
+        click.echo(f"{which} {', '.join(map(str, unseen))}; --pod-cidr says the pods' networks", err=True)
 
 
 # Two worlds

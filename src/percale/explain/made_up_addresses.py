@@ -92,6 +92,13 @@ def dependent_rules(rules: Iterable[CompiledRule], networks: PodNetworks, pods: 
     return tuple(rule.ref for rule in rules if any(_depends(_blocks(rule), each) for each in possible))
 
 
+def unseen_ipv6_rules(rules: Iterable[CompiledRule], networks: PodNetworks, pods: Iterable[Pod]) -> tuple[RuleRef, ...]:
+    """Rules with an IPv6 ipBlock, where one of these pods has an IPv4 address alone for want of a known network."""
+    if all(networks.of(pod.spec.nodeName) for pod in pods):
+        return ()
+    return tuple(rule.ref for rule in rules if any(each.network.version == 6 for each in _blocks(rule)))
+
+
 def _blocks(rule: CompiledRule) -> Sequence[Block]:
     return [peer for peer in rule.peers or () if isinstance(peer, Block)]
 

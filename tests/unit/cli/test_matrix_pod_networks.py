@@ -54,6 +54,22 @@ def test_of_an_unknown_network_no_block_means_a_pod_by_accident(
     assert (code, lines[0].startswith("cannot tell")) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "noted"), [([], True), (["--pod-cidr", "10.42.0.0/16"], False), (["--pod-cidr", "fd00::/64"], False)]
+)
+def test_ipv6_blocks_are_not_passed_over_in_silence(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], noted: bool
+) -> None:
+    (here / "m.yaml").write_text(PODS)
+    (here / "change.yaml").write_text(FROM % '{cidr: "2001:db8::/32"}')
+    for command in (["-f", "m.yaml", "--diff", "change.yaml"], ["-f", "m.yaml", "-f", "change.yaml"]):
+        _, lines = run(capsys, "matrix", *command, *options)
+        assert (
+            any("nothing is said of the IPv6 blocks of these rules: np:default/p#ingress[0]" in each for each in lines)
+            is noted
+        )
+
+
 def test_a_block_that_divides_the_network_is_noted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "m.yaml").write_text(FLANNEL + PODS + FROM % "{cidr: 10.42.7.0/24}")
     found, notes = reaches(capsys)
