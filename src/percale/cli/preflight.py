@@ -64,7 +64,12 @@ def preflight(
     from percale.checks.registry import LAB, NODE
     from percale.cli.json_output import format_json
 
-    flags = {"networkFile": network_file, "backend": backend, "iface": iface, "store": store}
+    flags = {
+        "networkFile": network_file and str(Path(network_file).absolute()),
+        "backend": backend,
+        "iface": iface,
+        "store": store,
+    }
     host = _host(config, {name: value for name, value in flags.items() if value not in (None, ())})
     found = list(findings((*NODE, *(LAB if with_lab else ())), host))
     count = Counter(each.result for each in found)

@@ -31,7 +31,7 @@ from percale.service.node_context import ServiceConfig
 from percale.suggestion import did_you_mean
 
 PREFIX = "PERCALE_"
-_NOT_SETTINGS = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG", "PERCALE_CACHE", "PERCALE_LAB"})
+_NOT_SETTINGS = frozenset({"PERCALE_DEBUG", "PERCALE_CONFIG", "PERCALE_CACHE", "PERCALE_LAB", "PERCALE_PLAN"})
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_\w+)?$")
 """Service links: environment variables that Kubernetes sets for a Service named percale-something; ignored."""
 

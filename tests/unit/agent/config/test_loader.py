@@ -44,8 +44,9 @@ def test_no_file_at_all() -> None:
     assert loader.load(None, {"PERCALE_STORE": "files:/s"}, {}).store == "files:/s"
 
 
-def test_the_variable_that_names_a_lab_is_no_setting(tmp_path: Path) -> None:
-    assert load(tmp_path, "store: files:/s", {"PERCALE_LAB": "a"}) == load(tmp_path, "store: files:/s")
+@pytest.mark.parametrize("variable", ["PERCALE_LAB", "PERCALE_PLAN"])
+def test_a_variable_of_other_commands_is_no_setting(tmp_path: Path, variable: str) -> None:
+    assert load(tmp_path, "store: files:/s", {variable: "a"}) == load(tmp_path, "store: files:/s")
 
 
 def test_a_number_in_the_environment(tmp_path: Path) -> None:
