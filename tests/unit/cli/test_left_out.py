@@ -74,6 +74,13 @@ def test_check_warns_of_them_and_strict_fails(capsys: pytest.CaptureFixture[str]
     assert percale("policy", "check", "--strict", "p.yaml") == 1
 
 
+@pytest.mark.parametrize("kind", ["NetworkPolicies", "networkpolicies"])
+def test_a_plural_is_a_misspelt_kind(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.yaml").write_text(f"{{apiVersion: networking.k8s.io/v1, kind: {kind}, metadata: {{name: a}}}}\n")
+    assert percale("policy", "check", "--strict", "p.yaml") == 1
+    assert "is no kind, left out (did you mean NetworkPolicy?)" in capsys.readouterr().out
+
+
 def test_pods_that_nothing_makes_here_are_named_by_an_answer_about_pods(capsys: pytest.CaptureFixture[str]) -> None:
     """It is no fault of the manifests, so a strict check takes them."""
     cron = "{apiVersion: batch/v1, kind: CronJob, metadata: {name: a}}"

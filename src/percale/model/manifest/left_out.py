@@ -67,6 +67,7 @@ def why_left_out(api_version: str, kind: str, kinds: Kinds) -> LeftOut:
         return LeftOut("is not enforced by Percale", matters=True, policy=True)
     if (api_version.rpartition("/")[0], kind) in _POD_MAKERS:
         return LeftOut("makes no pods here", pods=True)
-    siblings = [name for name, each in kinds.items() if api_version == each.API_VERSION]
-    meant = did_you_mean(kind, siblings, cutoff=_MISSPELT)
+    siblings = {name: each.PLURAL for name, each in kinds.items() if api_version == each.API_VERSION}
+    plural_of = next((name for name, plural in siblings.items() if plural == lower), kind)
+    meant = did_you_mean(plural_of, siblings, cutoff=_MISSPELT)
     return LeftOut("is no kind", meant, matters=True) if meant is not None else NOT_KNOWN
