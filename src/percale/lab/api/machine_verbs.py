@@ -19,7 +19,7 @@ from percale.lab.api.status import LabStatus, MachineStatus, Summary
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.nsenter import ExecTarget
-from percale.lab.run_dir import log_tail
+from percale.lab.run_dir import agent_trouble
 from percale.lab.spec.topology import LabNode, Machine
 from percale.model.addresses import IPAddress
 from percale.model.node import Node
@@ -114,7 +114,7 @@ class MachineVerbs(Struct, frozen=True):
             if state.problem is not None:
                 yield f"{node.name}: {state.problem}"
             if not state.ready:
-                yield f"the agent of {node.name}: {log_tail(machines.lab_dir.node(node.name).log)}"
+                yield f"the agent of {node.name}: {agent_trouble(machines.lab_dir.node(node.name).log)}"
         yield from missing_pods(self.cluster.cache.all(Pod), self.cluster.machines.nodes)
         yield from self.cluster.control.problems
         yield from (f"store: {error}" for error in self.cluster.cache.read_problems.values())
@@ -128,7 +128,7 @@ class MachineVerbs(Struct, frozen=True):
         """Nodes and pods that are not ready, and why."""
         agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
         lines = [
-            f"node {node.name}: its agent is not ready: {log_tail(self.cluster.machines.lab_dir.node(node.name).log)}"
+            f"node {node.name}: its agent is not ready: {agent_trouble(self.cluster.machines.lab_dir.node(node.name).log)}"
             for node in nodes
             if not agents.state(node.name).ready
         ]
