@@ -71,7 +71,7 @@ def print_objects(
     if watch and output not in _TABLES:
         for member in _members(answer, output).values():
             show([member.section])
-    elif answer["sections"] or output is not None:
+    elif answer["sections"] or output not in (None, "wide"):
         show(answer["sections"])
     elif not answer["missing"]:
         click.echo(answer["nothing"], err=True)

@@ -34,7 +34,8 @@ def test_from_nothing_to_nothing(store: str, capsys: pytest.CaptureFixture[str])
     assert lines[1].split()[:3] == ["shop", "web", "app=web"]
     code, lines = run(capsys, "get", "netpol/web", "-n", "shop", "-o", "json")
     assert json.loads("\n".join(lines))["spec"]["podSelector"] == {"matchLabels": {"app": "web"}}
-    assert run(capsys, "get", "pods") == (0, ["no pods in namespace default"])
+    for wide in ((), ("-o", "wide")):
+        assert run(capsys, "get", "pods", *wide) == (0, ["no pods in namespace default"])
     missing = (2, ["percale: there is no service web in namespace default; did you mean -n shop?"])
     assert run(capsys, "get", "svc", "web") == missing
     assert run(capsys, "delete", "svc", "web") == missing
