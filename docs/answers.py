@@ -92,6 +92,7 @@ ANSWERS: Mapping[str, Answer] = {
         "shown; with `--diff` no flow flips",
         "with `--diff`: flows flip",
         {"": MatrixDocument, "with `--diff`": DiffDocument},
+        other="2: also when `--diff` cannot tell, as of IPv6 blocks where nothing says the pods' network",
     ),
     "migrate": Answer("done; with `--dry-run` planned"),
     "mk-docker-opts": Answer("written"),

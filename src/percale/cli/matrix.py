@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from percale.explain.matrix.port_space import PortSpace
     from percale.explain.pod_owners import Group
     from percale.explain.world import World
+    from percale.model.pod import Pod
     from percale.policy.evaluator import Evaluator
     from percale.policy.rule_terms import PortSpan
 
@@ -57,7 +58,8 @@ def matrix(
 
     Rows are sources, columns destinations. A pod always reaches itself and its own node; that is not shown.
 
-    With --diff: the flows that flip, each with the rule that decides before and after; exit code 1 when there are any.
+    With --diff: the flows that flip, each with the rule that decides before and after; exit code 1 when there are any,
+    2 when it cannot be told, as of IPv6 blocks where nothing says the pods' network.
     Objects of --diff replace those of the same kind and name. When -f and --diff are both directories, --diff is the whole
     changed set: what is not in it is deleted.
     """
@@ -182,7 +184,7 @@ def _note(world: World, evaluator: Evaluator) -> None:
     if shared:
         which = "1 pod in its node's network is" if shared == 1 else f"{shared} pods in their nodes' network are"
         click.echo(f"note: {which} part of nodes", err=True)
-    pods = [each for each in world.objects if isinstance(each, Pod) and each.key in world.made_up and each.ips]
+    pods = _made_up_pods(world)
     rules = dependent_rules(rules_of(evaluator), world.networks, pods)
     if rules:
         count = counted(len(pods), "pod")
@@ -200,6 +202,7 @@ def _note(world: World, evaluator: Evaluator) -> None:
 
 
 def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
+    from percale.errors import BadInput
     from percale.explain.matrix.diff import flow_changes
     from percale.explain.matrix.document import DiffDocument, change_document
     from percale.explain.matrix.text import csv_line, names
@@ -208,6 +211,9 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     if _is_crowded(old.grouping, namespaces, output):
         old, new = (replace(each, grouping=each.grouping.folded()) for each in (old, new))
     found = list(flow_changes(old, new, _asked(space, spans)))
+    if not found and (unseen := _unseen_changes((before, old.evaluator), (after, new.evaluator))):
+        what = f"the IPv6 blocks of {', '.join(unseen)} cannot be compared: nothing says that pods have IPv6 addresses"
+        raise BadInput(what, hint="--pod-cidr says the pods' networks, such as 10.244.0.0/16,fd00:244::/56")
     groups = old.grouping.groups
     called = dict(zip(groups, names(groups), strict=True))
     rows = [change_document(each, called, space, before, after) for each in found]
@@ -223,6 +229,28 @@ def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces:
     _tell_strangers(groups, new.grouping.groups)
     _note(after, new.evaluator)
     return 1 if found else 0
+
+
+def _unseen_changes(*sides: tuple[World, Evaluator]) -> list[str]:
+    """Rules of the policies that differ, of which IPv4 addresses of pods show a part only."""
+    from percale.explain.flow_ends import rules_of
+    from percale.explain.made_up_addresses import unseen_ipv6_rules
+
+    (_, old), (_, new) = sides
+    changed = {key for key in (*old.policies, *new.policies) if old.policies.get(key) != new.policies.get(key)}
+    rules = (
+        rule
+        for world, evaluator in sides
+        for rule in unseen_ipv6_rules(rules_of(evaluator), world.networks, _made_up_pods(world))
+    )
+    return list(dict.fromkeys(str(rule) for rule in rules if rule.policy in changed))
+
+
+def _made_up_pods(world: World) -> list[Pod]:
+    """Pods whose address is not the one that they will get."""
+    from percale.model.pod import Pod
+
+    return [each for each in world.objects if isinstance(each, Pod) and each.key in world.made_up and each.ips]
 
 
 def _tell(rows: Sequence[ChangeDocument]) -> None:

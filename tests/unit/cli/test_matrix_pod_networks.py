@@ -70,6 +70,18 @@ def test_ipv6_blocks_are_not_passed_over_in_silence(
         )
 
 
+def test_that_no_flow_flips_is_not_said_where_it_cannot_be_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closed = FROM.replace("Ingress", "Egress").replace("ingress", "egress").replace("from", "to")
+    (here / "m.yaml").write_text(PODS + closed % "{cidr: 203.0.113.0/24}")
+    (here / "change.yaml").write_text(closed % '{cidr: 203.0.113.0/24}}, {ipBlock: {cidr: "::/0"}')
+    diff = ("matrix", "-f", "m.yaml", "--diff", "change.yaml")
+    code, lines = run(capsys, *diff)
+    assert (code, len(lines)) == (2, 1)
+    assert "the IPv6 blocks of np:default/p#egress[0] cannot be compared" in lines[0]
+    assert run(capsys, *diff, "--pod-cidr", "10.42.0.0/16")[0] == 0
+    assert run(capsys, *diff, "--pod-cidr", "10.42.0.0/16,fd00:42::/56")[0] == 1
+
+
 def test_a_block_that_divides_the_network_is_noted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "m.yaml").write_text(FLANNEL + PODS + FROM % "{cidr: 10.42.7.0/24}")
     found, notes = reaches(capsys)
