@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MINUTES := 1
 SECONDS := 1200
-WORKERS := 4
+WORKERS := 3
 # Side by side: each worker has namespaces of its own (tests/conftest.py).
 PYTEST  = $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 PLUGIN := src/percale/cni/percale-cni

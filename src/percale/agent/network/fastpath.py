@@ -21,6 +21,8 @@ _GATHER = 0.05
 """Seconds to wait for further changes."""
 _PAUSE_FACTOR = 20
 """Pause after a load, as a multiple of its duration: it lists every pod and peer of the node."""
+_LONGEST_PAUSE = 5.0
+"""Seconds. On a busy machine a load takes long without much work."""
 
 
 class Fastpath:
@@ -84,7 +86,7 @@ class Fastpath:
             self._due.set()  # a device in it went meanwhile
             return
         self._loaded = text
-        await asyncio.sleep(_PAUSE_FACTOR * (asyncio.get_running_loop().time() - started))
+        await asyncio.sleep(min(_PAUSE_FACTOR * (asyncio.get_running_loop().time() - started), _LONGEST_PAUSE))
 
     async def flush(self) -> None:
         """Remove all flows from the fast path: the rules see each one's next packet."""
