@@ -8,13 +8,13 @@ A pool that is named need not select the node or the namespace; one that is disa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from hashlib import blake2b
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressRefused
+from percale.ipam.subnet_plan import free_numbers, own_place
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import BackendOptions
 from percale.model.calico_selector import Matcher, parse_selector
@@ -141,31 +141,16 @@ def tunnel_mode_problem(spec: IPPoolSpec, backend: str, options: BackendOptions)
 
 
 def free_blocks(pool: Pool, taken: Iterable[IPNetwork], node: str) -> Iterator[IPNetwork]:
-    """Blocks that overlap no taken network, from a place on that follows from the node's name: nodes seldom race."""
+    """Blocks that overlap no taken network, from the node's own place on."""
     size = 1 << (pool.network.max_prefixlen - pool.block_size)
     start, count = int(pool.network.network_address), 1 << (pool.block_size - pool.network.prefixlen)
-    free = list(_gaps(start, size, count, taken, pool.network))
-    place = int.from_bytes(blake2b(node.encode(), digest_size=8).digest()) % count
-    for numbers in (
-        *(range(max(each.start, place), each.stop) for each in free),
-        *(range(each.start, min(each.stop, place)) for each in free),
-    ):
-        for number in numbers:
-            yield type(pool.network)((start + number * size, pool.block_size))
-
-
-def _gaps(start: int, size: int, count: int, taken: Iterable[IPNetwork], within: IPNetwork) -> Iterator[range]:
-    """The numbers of blocks that overlap nothing."""
-    spans = sorted(
+    spans = (
         ((int(each.network_address) - start) // size, (int(each.broadcast_address) - start) // size)
         for each in taken
-        if _overlap(each, within)
+        if _overlap(each, pool.network)
     )
-    number = 0
-    for first, last in spans:
-        yield range(number, min(first, count))
-        number = max(number, last + 1)
-    yield range(number, count)
+    for number in free_numbers(spans, count, own_place(node, count)):
+        yield type(pool.network)((start + number * size, pool.block_size))
 
 
 def block_of(pools: Iterable[Pool], address: IPAddress) -> IPNetwork | None:

@@ -12,13 +12,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from hashlib import blake2b
 
 import msgspec
 from msgspec import Struct
 
 from percale.errors import AddressRefused, BadConfig, Conflict, NetworkFull, NotFound, StoreError
-from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates, from_pod_cidrs
+from percale.ipam.subnet_plan import (
+    candidate_count,
+    first_overlap,
+    fitting,
+    free_candidates,
+    from_pod_cidrs,
+    own_place,
+)
 from percale.model.addresses import IPAddress
 from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
@@ -223,9 +229,7 @@ async def _claim_first(
 
 def _place(config: NetworkConfig, claimant: Claimant) -> int:
     """The number of the candidate that this node tries first."""
-    if not claimant.at_own_place:
-        return 0
-    return int.from_bytes(blake2b(claimant.node.encode(), digest_size=16).digest()) % candidate_count(config)
+    return own_place(claimant.node, candidate_count(config)) if claimant.at_own_place else 0
 
 
 def _lease_for(subnets: NodeSubnets, claimant: Claimant) -> SubnetLease:

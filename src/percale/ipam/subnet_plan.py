@@ -1,11 +1,13 @@
 """Pure arithmetic on node subnets: candidates, free ones, overlaps.
 
-Callers: `subnet_lease.py` (a subnet for this node), backend/lease_conflicts.py and the agent (overlaps among peers).
+Callers: `subnet_lease.py` (a subnet for this node), `ip_pools.py` (a block for it), backend/lease_conflicts.py and the agent
+(overlaps among peers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from ipaddress import ip_network
 
 from percale.errors import AddressRefused
@@ -30,11 +32,28 @@ def free_candidates(config: NetworkConfig, taken: Iterable[IPNetwork], start: in
 
     The cost is independent of the size of a taken one.
     """
-    free = list(_free(config, taken))
-    after = [range(max(each.start, start), each.stop) for each in free]
-    before = [range(each.start, min(each.stop, start)) for each in free]
-    for numbers in (*after, *before):
-        yield from (candidate(config, number) for number in numbers)
+    numbers = free_numbers(_overlapped(config, taken), candidate_count(config), start)
+    return (candidate(config, number) for number in numbers)
+
+
+def free_numbers(taken: Iterable[tuple[int, int]], count: int, start: int) -> Iterator[int]:
+    """The numbers below `count` that are in no taken span (first, last), from `start` on and then from the first."""
+    free: list[range] = []
+    number = 0
+    for first, last in sorted(taken):
+        free.append(range(number, min(first, count)))
+        number = max(number, last + 1)
+    free.append(range(number, count))
+    for numbers in (
+        *(range(max(each.start, start), each.stop) for each in free),
+        *(range(each.start, min(each.stop, start)) for each in free),
+    ):
+        yield from numbers
+
+
+def own_place(node: str, count: int) -> int:
+    """The number that this node tries first: nodes that start at once seldom race."""
+    return int.from_bytes(blake2b(node.encode(), digest_size=16).digest()) % count
 
 
 def fitting(config: NetworkConfig, subnets: NodeSubnets) -> NodeSubnets | None:
@@ -88,15 +107,6 @@ def _index(subnets: SubnetRange, subnet: IPNetwork) -> int | None:
     if subnet.prefixlen != subnets.length or not 0 <= offset // subnet.num_addresses < subnets.count:
         return None
     return offset // subnet.num_addresses
-
-
-def _free(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[range]:
-    """The numbers of candidates that overlap no taken subnet, in order."""
-    index = 0
-    for first, last in sorted(_overlapped(config, taken)):
-        yield range(index, first)
-        index = max(index, last + 1)
-    yield range(index, candidate_count(config))
 
 
 def _overlapped(config: NetworkConfig, taken: Iterable[IPNetwork]) -> Iterator[tuple[int, int]]:
