@@ -84,6 +84,7 @@ class FakeBackend:
     session_ports = ()
     process: FakeProcess | None = None
     bgp = None
+    key_renewal = None
 
     def __init__(self, options: FakeOptions) -> None:
         self._options = options

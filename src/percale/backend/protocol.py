@@ -6,7 +6,7 @@ and objects deleted by others are restored without the backend.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -127,6 +127,10 @@ class Backend(Protocol):
     def bgp(self) -> BirdProcess | None:
         """Its process, when that speaks BGP: the agent tells it the cluster's objects, and mirrors the routes that it brings."""
 
+    @property
+    def key_renewal(self) -> Callable[[], bool] | None:
+        """Makes another key where somebody has removed the one on disk, and says so. Blocks; raises StateError. None: no key."""
+
     def load(self, directory: Path) -> None:
         """Read what it keeps in its directory, or make it. Called before all else if it keeps state. Raises StateError."""
 
@@ -172,6 +176,11 @@ class KernelBackend:
     process: BackendProcess | None = None
     bgp: BirdProcess | None = None
     session_ports: tuple[SessionPort, ...] = ()
+
+    @property
+    def key_renewal(self) -> Callable[[], bool] | None:
+        """It has no key."""
+        return None
 
     def load(self, directory: Path) -> None:
         """There is nothing to read."""

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from percale.agent.informer import STORE
 from percale.agent.logging import Log
 from percale.agent.problems import Problems
-from percale.backend.wireguard.backend import WireguardBackend
 from percale.errors import StateError
 
 KEY = "wireguard key"
@@ -26,9 +25,10 @@ class KeyRenewal:
     """All methods are called on the event loop."""
 
     def __init__(
-        self, backend: WireguardBackend, on_renewed: Callable[[], Awaitable[None]], *, log: Log, problems: Problems
+        self, renew: Callable[[], bool], on_renewed: Callable[[], Awaitable[None]], *, log: Log, problems: Problems
     ) -> None:
-        self._backend = backend
+        """`renew` is the backend's `key_renewal`."""
+        self._renew = renew
         self._on_renewed = on_renewed
         self._log = log
         self._problems = problems
@@ -40,7 +40,7 @@ class KeyRenewal:
             if STORE in self._problems.current:
                 continue
             try:
-                renewed = await asyncio.to_thread(self._backend.renew_key)
+                renewed = await asyncio.to_thread(self._renew)
             except StateError as error:
                 self._problems.raise_(KEY, error)
                 continue

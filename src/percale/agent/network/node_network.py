@@ -34,7 +34,6 @@ from percale.agent.state import ADDRESSES, NodeState
 from percale.agent.status import Addresses, Pod
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.protocol import Backend, LocalNode
-from percale.backend.wireguard.backend import WireguardBackend
 from percale.cni.attachments import device_exists
 from percale.cni.hooks import PodHook
 from percale.cni.operations import Unready
@@ -184,8 +183,8 @@ class NodeNetwork:
             tasks.create_task(self._run_process(self._supervisor), name="backend")
         if self._bgp is not None:
             self._bgp.start(exit_stack, tasks)
-        if isinstance(self._backend, WireguardBackend):
-            renewal = KeyRenewal(self._backend, self._on_key_renewed, log=self._log, problems=self._problems)
+        if (renew := self._backend.key_renewal) is not None:
+            renewal = KeyRenewal(renew, self._on_key_renewed, log=self._log, problems=self._problems)
             tasks.create_task(renewal.run(), name="wireguard key")
         if self._pools is not None and self._pool_changes is not None:
             tasks.create_task(self._pools.run(self._pool_changes), name="ip pools")

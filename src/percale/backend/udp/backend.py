@@ -35,6 +35,7 @@ class UdpBackend:
     keeps_state = True
     process: TunnelProcess | None = None
     bgp = None
+    key_renewal = None
     session_ports: tuple[SessionPort, ...] = ()
 
     def __init__(self, options: UdpOptions) -> None:

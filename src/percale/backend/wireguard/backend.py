@@ -7,7 +7,7 @@ Of a peer's packets only those from its own networks are taken: its pods', and w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class WireguardBackend(KernelBackend):
         """The private key, which is made at the first start."""
         self._directory = directory
         self._keys = load_key(directory)
+
+    @property
+    def key_renewal(self) -> Callable[[], bool]:
+        """Of the private key."""
+        return self.renew_key
 
     def renew_key(self) -> bool:
         """Make another key where somebody has removed the one on disk. True: publish it. Blocks; raises StateError."""

@@ -42,7 +42,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(key_renewal, "INTERVAL", 0.01)
     (tmp_path / "kept").mkdir()
     made = World(tmp_path / "kept")
-    renewal = KeyRenewal(made.backend, made.on_renewed, log=LOG, problems=made.problems)
+    renewal = KeyRenewal(made.backend.key_renewal, made.on_renewed, log=LOG, problems=made.problems)
     task = asyncio.create_task(renewal.run())
     yield made
     task.cancel()
