@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from percale.backend.protocol import LocalNode
 from percale.errors import BadConfig
 from percale.model.ip_family import Family
@@ -19,6 +21,18 @@ def require_own_addresses(backend: str, node: LocalNode) -> None:
                 f"{backend}: public address {address} is not an address of {family.interface.name}",
                 where=f"node {node.name}",
                 hint="leave out --public-ip, choose the interface with --iface, or use vxlan",
+            )
+
+
+def require_mtu_of_families(backend: str, node: LocalNode, mtus: Mapping[Family, int]) -> None:
+    """Each tunnel, whose MTU is an option, must leave room for the smallest packet of its family. Raises BadConfig."""
+    for family, mtu in mtus.items():
+        device = node.families[family].interface.name
+        if mtu < LEAST_MTU[family]:
+            raise BadConfig(
+                f"{backend} leaves IPv{family} packets {mtu} bytes of {device}'s MTU, but they need {LEAST_MTU[family]}",
+                where=f"node {node.name}",
+                hint=f"raise the MTU of {device}, or Backend.MTU",
             )
 
 

@@ -14,10 +14,9 @@ from ipaddress import ip_interface
 from typing import Any
 
 from percale.backend.interface_selection import tunnel_source
-from percale.backend.node_checks import LEAST_MTU
+from percale.backend.node_checks import require_mtu_of_families
 from percale.backend.peer_path import Path, UnusableFamily, paths, type_problem
 from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
-from percale.errors import BadConfig
 from percale.model.addresses import IPAddress
 from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
@@ -54,14 +53,7 @@ class VxlanBackend(KernelBackend):
 
     def check(self, node: LocalNode) -> None:
         """The MTU must leave room for the smallest packet."""
-        for family, local, _ in _families(node):
-            if self._mtu(local) < LEAST_MTU[family]:
-                raise BadConfig(
-                    f"vxlan leaves IPv{family} packets {self._mtu(local)} bytes of {local.interface.name}'s "
-                    f"MTU, but they need {LEAST_MTU[family]}",
-                    where=f"node {node.name}",
-                    hint=f"raise the MTU of {local.interface.name}, or Backend.MTU",
-                )
+        require_mtu_of_families(self.type, node, {family: self._mtu(local) for family, local, _ in _families(node)})
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         """The tunnel of each family, with the first address of the node's subnet."""

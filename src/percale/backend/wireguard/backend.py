@@ -15,11 +15,10 @@ from typing import Any
 from msgspec import Struct
 
 from percale.backend.interface_selection import tunnel_source
-from percale.backend.node_checks import LEAST_MTU
+from percale.backend.node_checks import require_mtu_of_families
 from percale.backend.peer_path import UnusableFamily, paths, type_problem
 from percale.backend.protocol import ExclusiveId, KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.backend.wireguard.key_file import KeyPair, create_key, is_kept, load_key
-from percale.errors import BadConfig
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import WireguardOptions
 from percale.model.ip_family import Family
@@ -91,14 +90,7 @@ class WireguardBackend(KernelBackend):
 
     def check(self, node: LocalNode) -> None:
         """The MTU must leave room for the smallest packet."""
-        for family, local in node.families.items():
-            if self._mtu(local) < LEAST_MTU[family]:
-                raise BadConfig(
-                    f"wireguard leaves IPv{family} packets {self._mtu(local)} bytes of {local.interface.name}'s "
-                    f"MTU, but they need {LEAST_MTU[family]}",
-                    where=f"node {node.name}",
-                    hint=f"raise the MTU of {local.interface.name}, or Backend.MTU",
-                )
+        require_mtu_of_families(self.type, node, {family: self._mtu(local) for family, local in node.families.items()})
 
     def device(self, node: LocalNode) -> tuple[KernelObject, ...]:
         """One or two tunnels, with the first addresses of the node's subnets."""
