@@ -24,6 +24,7 @@ from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.dump import foreign_link
 from percale.kernel.rtnl.neighbours import forget_neighbours
 from percale.kernel.rtnl.readiness import wait_local, wait_operational
+from percale.model.addresses import IPAddress
 from percale.render.objects import Address, KernelObject
 
 T = TypeVar("T")
@@ -59,8 +60,7 @@ class PodNamespaces:
         Packets for these addresses that wait on the bridge until somebody answers for them passed the policies before there
         was a pod: they are dropped. `netns` is its name, for messages. Raises KernelError.
         """
-        addresses = [obj.address.ip for obj in objects if isinstance(obj, Address)]
-        first = partial(forget_neighbours, bridge, addresses) if bridge is not None else _nothing
+        first = partial(forget_neighbours, bridge, _addresses(objects)) if bridge is not None else _nothing
         action = partial(_make, objects)
         await self._within(namespace, netns, action, first=first, then=partial(wait_operational, host_device))
 
@@ -116,7 +116,11 @@ def _prefixed(log_command: Callable[[str], None], netns: str, line: str) -> None
 
 def _make(objects: Sequence[KernelObject], driver: KernelDriver) -> None:
     apply_or_raise(driver, [Upsert(obj) for obj in objects])
-    wait_local(obj.address.ip for obj in objects if isinstance(obj, Address))
+    wait_local(_addresses(objects))
+
+
+def _addresses(objects: Iterable[KernelObject]) -> list[IPAddress]:
+    return [obj.address.ip for obj in objects if isinstance(obj, Address)]
 
 
 def _missing(objects: Iterable[KernelObject], driver: KernelDriver) -> list[str]:
