@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ipaddress import ip_network
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from percale.errors import BadManifest
 from percale.ipam.address_plan.check import PlanFinding, errors_of_names
 from percale.ipam.address_plan.plan import Plan
 from percale.model.address_plan import AddressPlan
+from percale.model.addresses import IPNetwork
 from percale.model.kinds import kinds_of
 from percale.model.manifest.decode import ManifestEntry
 from percale.model.manifest.diagnostics import combined
@@ -67,6 +69,14 @@ def read_plan(file: str) -> GivenPlan:
     [entry] = plans
     assert isinstance(entry.object, AddressPlan)
     return GivenPlan(Plan(entry.object.spec), entry, loaded.written)
+
+
+def address_or_network(text: str, option: str | None = None) -> IPNetwork:
+    """An address as a network of its own. `option` has it, None: an argument. Raises click's BadParameter."""
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no address and no network", param_hint=option) from None
 
 
 def usable_plan(file: str) -> Plan:

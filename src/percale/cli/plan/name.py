@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from ipaddress import ip_network
 
 import click
@@ -12,9 +13,8 @@ from msgspec import Struct
 
 from percale.cli.json_output import format_json
 from percale.cli.options import output_option
-from percale.cli.plan.given_plan import plan_option, usable_plan
+from percale.cli.plan.given_plan import address_or_network, plan_option, usable_plan
 from percale.ipam.address_plan.plan import Meaning, Plan
-from percale.model.addresses import IPNetwork
 
 _LIKE_AN_ADDRESS = re.compile(
     r"(?:(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9])|(?<![\w:.])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}(?![\w:]))(?:/[0-9]{1,3}\b)?"
@@ -45,7 +45,7 @@ def name(*, file: str, output: str | None, addresses: tuple[str, ...]) -> int:
         for line in sys.stdin:
             click.echo(_with_meanings(plan, line.rstrip("\n")))
         return 0
-    networks = [_network(each) for each in addresses]
+    networks = [address_or_network(each) for each in addresses]
     found = [NamedAddress(text, plan.meaning(network)) for text, network in zip(addresses, networks, strict=True)]
     if output == "json":
         click.echo(format_json(found))
@@ -55,21 +55,6 @@ def name(*, file: str, output: str | None, addresses: tuple[str, ...]) -> int:
     return 0 if all(each.meaning for each in found) else 1
 
 
-def _network(text: str) -> IPNetwork:
-    """Raises click's BadParameter."""
-    network = _parsed(text)
-    if network is None:
-        raise click.BadParameter(f"{text!r} is no address and no network")
-    return network
-
-
-def _parsed(text: str) -> IPNetwork | None:
-    try:
-        return ip_network(text, strict=False)
-    except ValueError:
-        return None
-
-
 def _with_meanings(plan: Plan, line: str) -> str:
     words = list(dict.fromkeys(_meanings(plan, _LIKE_AN_ADDRESS.findall(line))))
     return f"{line}   # {'; '.join(words)}" if words else line
@@ -77,7 +62,7 @@ def _with_meanings(plan: Plan, line: str) -> str:
 
 def _meanings(plan: Plan, texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        network = _parsed(text)
-        meaning = plan.meaning(network) if network is not None else None
-        if meaning is not None and meaning.fields:
-            yield f"{text} {meaning}"
+        with suppress(ValueError):  # 300.1.2.3 looks like one
+            meaning = plan.meaning(ip_network(text, strict=False))
+            if meaning is not None and meaning.fields:
+                yield f"{text} {meaning}"

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from percale.cli.json_output import format_json
 from percale.cli.options import output_option, source_lab_option
-from percale.cli.plan.given_plan import plan_option, usable_plan
+from percale.cli.plan.given_plan import address_or_network, plan_option, usable_plan
 from percale.ipam.address_plan.plan import Meaning, Plan
 from percale.model.address_plan import NODES
 from percale.model.addresses import IPNetwork
@@ -56,9 +56,10 @@ def next_free(
     """
     plan = usable_plan(file)
     purpose, fixed = _fixed(plan, words)
+    given = [address_or_network(word, "--taken") for each in taken for word in each.split(",")]
     ranges = plan.ranges_for(purpose)
     wanted = next((each for each in ranges if each.addresses.family == (6 if ipv6 else 4)), ranges[0])
-    found = plan.next_free(wanted, fixed, [*_addresses(taken), *_in_use(files, lab)])
+    found = plan.next_free(wanted, fixed, [*given, *_in_use(files, lab)])
     free = NextFree(None, None)
     if found is not None:
         free = NextFree(str(found[0] if found.num_addresses == 1 else found), plan.meaning(found))
@@ -88,14 +89,6 @@ def _fixed(plan: Plan, words: Sequence[str]) -> tuple[str, Mapping[str, int]]:
     if len(purposes) > 1:
         raise click.UsageError(f"one RANGE, not {' and '.join(purposes)}")
     return (purposes[0] if purposes else NODES), fixed
-
-
-def _addresses(texts: Sequence[str]) -> Iterator[IPNetwork]:
-    for text in (word for each in texts for word in each.split(",")):
-        try:
-            yield ip_network(text, strict=False)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is no address and no network", param_hint="--taken") from None
 
 
 def _in_use(files: Sequence[str], lab: str | None) -> Iterator[IPNetwork]:
