@@ -106,6 +106,57 @@ def test_hints_name_a_lab_that_is_not_the_usual_one(percale: Person) -> None:
     assert said.endswith("running: another, b (choose with --lab)")
 
 
+CRON_JOB = """
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: backup}
+spec:
+  schedule: "0 3 * * *"
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: nginx}]}}}}
+"""
+POOL = "{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: a}, spec: {cidr: 10.50.0.0/16}}"
+
+
+def test_a_cron_job_has_pods_to_ask_for_and_a_pool_has_no_effect(percale: Person, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(f"{CRON_JOB}---\n{POOL}\n")
+    told = f"{tmp_path}/m.yaml:9: warning: IPPool a has no effect: a lab's agents run without ipPools"
+    shown = percale.out("lab", "up", "nightly", "-f", str(tmp_path / "m.yaml"))
+    assert told in shown.splitlines()
+    assert "3 nodes and 1 pods are ready" in shown
+    lab = ("--lab", "nightly")
+    assert percale.out("lab", "apply", *lab, "-f", str(tmp_path / "m.yaml")).splitlines() == [
+        "cronjob.batch/backup unchanged",
+        "ippool.crd.projectcalico.org/a unchanged",
+        told,
+    ]
+    assert percale.probe("cronjob/backup", "node/node1", "80", *lab) == "refused"
+    assert percale.probe("node/node1", "cj/backup", "80", *lab) == "allowed"
+    assert percale.out("why", *lab, "cj/backup", "node/node1:80").startswith(
+        "cj/backup: its first pod is default/backup-"
+    )
+    assert "0 3 * * *" in percale.out("lab", "get", *lab, "all")
+    assert percale.out("lab", "delete", *lab, "cj", "backup") == "cronjob.batch/backup deleted\n"
+    until(lambda: not percale.pods(*lab) and not percale.objects("jobs", *lab))
+
+
+def test_a_lab_is_named_by_a_word_of_its_own(percale: Person) -> None:
+    percale("lab", "up", "one")
+    listed = percale.out("lab", "list")
+    assert listed == percale.out("lab", "list", "one") == percale.out("lab", "list", "--lab", "one")
+    assert percale.complaint("lab", "list", "two").startswith("percale: no lab named two is running; running: one")
+    plan = str(ROOT / "examples/plan/two-rooms.yaml")
+    assert percale.out("lab", "status", "one").startswith("lab one: network 10.244.0.0/16")
+    said = percale("lab", "down", "one", "--lab", "two", code=2).stderr
+    assert "two labs are named: one and two" in said
+    status = percale.out("lab", "node", "--lab", "one", "node1", "--", str(PERCALE), "status", "--plan", plan)
+    assert "# " not in status
+    Path(percale.runtime / "plan.yaml").write_text(Path(plan).read_text().replace("172.16.0.0/12", "10.240.0.0/12"))
+    words = ("status", "--plan", str(percale.runtime / "plan.yaml"))
+    status = percale.out("lab", "node", "--lab", "one", "node1", "--", str(PERCALE), *words)
+    assert "   # 10.244." in status
+    assert percale.out("lab", "down", "one") == "ended: one\n"
+
+
 EXPORTED = """
 apiVersion: v1
 kind: List

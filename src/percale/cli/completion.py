@@ -138,7 +138,14 @@ def _in_namespace(context: click.Context, names: Iterable[tuple[str, str | None,
     )
 
 
-_SHORT = {"Service": "svc", "Deployment": "deploy", "StatefulSet": "sts", "DaemonSet": "ds"}
+_SHORT = {
+    "Service": "svc",
+    "Deployment": "deploy",
+    "StatefulSet": "sts",
+    "DaemonSet": "ds",
+    "Job": "job",
+    "CronJob": "cronjob",
+}
 
 
 def _hosts(context: click.Context) -> Words:
@@ -157,7 +164,9 @@ def _answering(context: click.Context, incomplete: str) -> Words:
 
 def _places(context: click.Context, incomplete: str) -> Words:
     """Pods, nodes, hosts outside, Services and workloads: the ends of a connection."""
-    names = _names(context, "pods", "nodes", "services", "deployments", "statefulsets", "daemonsets")
+    names = _names(
+        context, "pods", "nodes", "services", "deployments", "statefulsets", "daemonsets", "jobs", "cronjobs"
+    )
     yield from _in_namespace(context, (each for each in names if each[0] == "Pod"), incomplete)
     for kind, namespace, name in names:
         if kind == "Node":
@@ -198,7 +207,7 @@ _OPTIONS: Mapping[str, StringParamType] = {
 }
 _ARGUMENTS: Mapping[str, StringParamType] = {
     "FILE|DIR": _File(),
-    "down NAME": _Word(_labs),
+    "LAB": _Word(_labs),
     "remove-node NAME": _Word(_nodes),
     **dict.fromkeys(("NODE", "NODE NODE"), _Word(_nodes)),
     "POD": _Word(_pods),

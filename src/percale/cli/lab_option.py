@@ -1,4 +1,4 @@
-"""`--lab NAME` in front of a command: `percale --lab a why …`, `percale lab --lab a probe …`. Imports next to nothing."""
+"""`--lab NAME` in front of a command, `percale --lab a why …`, and NAME alone: `percale lab up a`. Imports next to nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,21 @@ def group_lab_option(group: F) -> F:
     )(group)
 
 
+def lab_argument(command: F) -> F:
+    """`[LAB]` of a command that takes no other word, for its `--lab`."""
+    return click.argument("name", metavar="[LAB]", required=False, is_eager=True, expose_value=False, callback=_named)(
+        command
+    )
+
+
+def _named(context: click.Context, argument: click.Parameter, value: str | None) -> None:
+    if value:
+        context.meta[_LAB] = given_lab(context, argument, value)
+
+
 def given_lab(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    """What `--lab` says here, or in front of the command."""
-    said: str | None = value or context.meta.get(_LAB)
-    return said
+    """What `--lab` says here, or in front of the command. Raises click's UsageError for two labs."""
+    said: str | None = context.meta.get(_LAB)
+    if value and said and value != said:
+        raise click.UsageError(f"two labs are named: {said} and {value}")
+    return value or said

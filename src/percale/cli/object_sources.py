@@ -41,6 +41,7 @@ _LAB_KINDS = (
     "replicasets",
     "statefulsets",
     "daemonsets",
+    "cronjobs",
     "jobs",
     "networkpolicies",
     "clusternetworkpolicies",

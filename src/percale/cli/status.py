@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--config", metavar="FILE", type=Path, envvar="PERCALE_CONFIG", help="The agent's configuration file.")
 @click.option("--http", metavar="ADDR", help="Where the agent answers: HOST:PORT or unix:/PATH.")
+@click.option(
+    "--plan", "plan_file", metavar="FILE", envvar="PERCALE_PLAN", help="An address plan: what it says of addresses."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(config: Path | None, http: str | None, output: str) -> None:
+def status(config: Path | None, http: str | None, plan_file: str | None, output: str) -> None:
     """Show this node's subnets, backend, peers, pods, and what is wrong."""
     from percale.agent.http import client
+    from percale.cli.plan.given_plan import usable_plan
+    from percale.cli.plan.name import with_meanings
 
+    plan = usable_plan(plan_file) if plan_file and output == "text" else None
     document = client.fetch(client.address(config, os.environ, http))
     if output == "json":
         click.echo(document.decode())
         return
     for line in lines(client.decode(document), time.time()):
-        click.echo(line)
+        click.echo(line if plan is None else with_meanings(plan, line))
 
 
 def lines(status: Status, now: float) -> Iterator[str]:

@@ -49,7 +49,7 @@ def why(
 ) -> int:
     """May FROM open a connection to TO, and which rule of which policy says so.
 
-    FROM and TO: POD or NS/POD, deploy/NAME or deploy/NS/NAME (its first pod; also sts, ds, rs, job), node/NAME,
+    FROM and TO: POD or NS/POD, deploy/NAME or deploy/NS/NAME (its first pod; also sts, ds, rs, job, cronjob), node/NAME,
     external/NAME (a lab's host), or an address. PORT: 80, 53/udp, 9999/sctp, the name of a port of TO, or icmp, as a
     word of its own or as TO:PORT; the port is the pod's own, not a Service's.
     TO may be a Service, with a port of its own: svc/NAME or svc/NS/NAME. Each endpoint that the Service may choose on

@@ -20,7 +20,7 @@ from percale.model.condition import Condition
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import CronJob, DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
 from percale.store.object_cache import ObjectCache
 
 
@@ -35,6 +35,7 @@ def plan(cache: ObjectCache, names: Iterable[ObjectKey], networks: ServiceNetwor
             stateful_sets=cache.all(StatefulSet),
             daemon_sets=cache.all(DaemonSet),
             jobs=cache.all(Job),
+            cron_jobs=cache.all(CronJob),
             pods=pods,
             nodes=nodes,
             names=frozenset(names),

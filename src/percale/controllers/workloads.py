@@ -1,11 +1,12 @@
 """The workload controllers: creates and deletes pods until they match Deployments, StatefulSets, DaemonSets and Jobs. Pure.
 
     Deployment ─▶ ReplicaSet ─▶ pods        StatefulSet ─▶ web-0 web-1 …
-    Job ─▶ pods                             DaemonSet ─▶ one pod per matching node
+    CronJob ─▶ Job ─▶ pods                  DaemonSet ─▶ one pod per matching node
 
 `plan` is called by `control_loop` after each change. It is deterministic, and has no writes when nothing is to be changed. A new
 template replaces pods: a Deployment's old pods stay until the new ones are Ready, other workloads' are deleted first.
 A terminating pod does not count, but keeps its name until it is deleted. A Job's pods do not complete: a lab needs them running.
+A CronJob has one Job of its template, whatever its schedule says.
 Generated names (`web-7c5ddbdf54-2xkqn`) come from hashes only, so that a lab has the same names each time.
 """
 
@@ -26,9 +27,11 @@ from percale.model.node import Node
 from percale.model.pod import Pod, PodSpec, PodTemplateSpec
 from percale.model.selector import LabelSelector
 from percale.model.workloads import (
+    CronJob,
     DaemonSet,
     Deployment,
     Job,
+    PodMaker,
     ReplicaSet,
     ReplicaSetSpec,
     StatefulSet,
@@ -75,6 +78,7 @@ class Workloads(Struct, frozen=True):
     stateful_sets: Sequence[StatefulSet] = ()
     daemon_sets: Sequence[DaemonSet] = ()
     jobs: Sequence[Job] = ()
+    cron_jobs: Sequence[CronJob] = ()
     pods: Sequence[Pod] = ()
     nodes: Sequence[Node] = ()
     names: frozenset[ObjectKey] = frozenset()
@@ -91,10 +95,11 @@ def plan(world: Workloads) -> list[Write]:
         planner.ordinals(stateful)
     for daemon in world.daemon_sets:
         planner.daemons(daemon)
-    for job in world.jobs:
+    jobs = [*planner.jobs()]
+    for job in jobs:
         desired = min(_replicas(job.spec.parallelism), _replicas(job.spec.completions, unlimited=True))
         planner.replicas(job, job.spec.template, desired, None)
-    planner.orphans([*sets, *world.stateful_sets, *world.daemon_sets, *world.jobs])
+    planner.orphans([*sets, *world.stateful_sets, *world.daemon_sets, *jobs])
     return planner.writes
 
 
@@ -156,6 +161,19 @@ class _Planner:
                 yield shrunk
             else:
                 yield each
+
+    def jobs(self) -> Iterator[Job]:
+        """The Jobs after this pass: those of nobody, and one of each CronJob's current template."""
+        wanted = {job.key: job for job in map(_job, self.world.cron_jobs)}
+        for each in self.world.jobs:
+            owner = _owner(each)
+            if owner is not None and owner[0] == CronJob.KIND and wanted.pop(each.key, None) is None:
+                self.writes.append(Delete(each))
+            else:
+                yield each
+        for job in wanted.values():
+            self.writes.append(Create(job))
+            yield job
 
     def replicas(self, owner: ReplicaSet | Job, template: PodTemplateSpec, desired: int, label: str | None) -> None:
         """So many pods with generated names."""
@@ -262,6 +280,19 @@ def _replica_set(deployment: Deployment, name: str, replicas: int) -> ReplicaSet
     )
 
 
+def _job(maker: CronJob) -> Job:
+    template = maker.spec.jobTemplate
+    return Job(
+        metadata=replace(
+            template.metadata,
+            name=f"{maker.metadata.name}-{template_hash(template)}",
+            namespace=maker.metadata.namespace,
+            ownerReferences=(_as_owner(maker),),
+        ),
+        spec=template.spec,
+    )
+
+
 def _pod(owner: Workload, template: PodTemplateSpec, name: str, labels: dict[str, str], node: str | None = None) -> Pod:
     spec: PodSpec = template.spec if node is None else replace(template.spec, nodeName=node)
     return Pod(
@@ -276,7 +307,7 @@ def _pod(owner: Workload, template: PodTemplateSpec, name: str, labels: dict[str
     )
 
 
-def _as_owner(owner: Workload) -> OwnerReference:
+def _as_owner(owner: PodMaker) -> OwnerReference:
     return OwnerReference(
         kind=owner.KIND,
         name=owner.metadata.name,
@@ -290,7 +321,7 @@ def _reference(owner: Workload) -> tuple[str, ObjectKey]:
     return (owner.KIND, owner.key)
 
 
-def _owner(obj: Pod | ReplicaSet) -> tuple[str, ObjectKey] | None:
+def _owner(obj: Pod | ReplicaSet | Job) -> tuple[str, ObjectKey] | None:
     """The controller of this object."""
     for reference in obj.metadata.ownerReferences:
         if reference.controller:
@@ -299,7 +330,7 @@ def _owner(obj: Pod | ReplicaSet) -> tuple[str, ObjectKey] | None:
 
 
 def template_hash(template: Struct) -> str:
-    """Ten characters for the content of a pod template."""
+    """Ten characters for the content of a template."""
     return _letters(json.encode(template, order="deterministic"), 10)
 
 

@@ -1,7 +1,7 @@
 """How a person names the ends of a connection: one grammar for every command, read here and nowhere else; pure.
 
     NS/POD  POD  pod/POD        a pod; without NS in the namespace of `-n`, else in `default`
-    deploy/NAME  deploy/NS/NAME the first pod of a workload; also sts, ds, rs, job
+    deploy/NAME  deploy/NS/NAME the first pod of a workload; also sts, ds, rs, job, cronjob
     svc/NAME  svc/NS/NAME       a Service
     node/NAME  external/NAME    a node; a host outside, of a lab
     10.1.2.3  fd00::1           whoever has this address
@@ -181,6 +181,12 @@ def first_pod(objects: Iterable[Object], name: WorkloadName) -> ObjectKey:
         here = (each.name for each in known if each.namespace == name.key.namespace)
         near = did_you_mean(name.key.name, here, prefix=f"{name.word}/{name.key.namespace}/")
         some = near or some_of({f"{name.word}/{each}" for each in known})
-        hint = f"did you mean {name.word}/{elsewhere[0]}?" if elsewhere else some
+        others = sorted(
+            f"{(each.kind or Pod.KIND).lower()}/{each}"
+            for each in workloads.values()
+            if (each.namespace, each.name) == name.key
+        )
+        meant = [*(f"{name.word}/{each}" for each in elsewhere), *others]
+        hint = f"did you mean {meant[0]}?" if meant else some
         raise NotFound(f"there is no pod of {name.kind.lower()} {name.key}", hint=hint)
     return min(pods, key=lambda pod: (pod.terminating, pod.status.phase != "Running", pod.key)).key

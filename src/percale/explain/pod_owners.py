@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from percale.model.meta import Object, ObjectKey, OwnerReference
 from percale.model.pod import Pod
-from percale.model.workloads import ReplicaSet
+from percale.model.workloads import Job, ReplicaSet
 
 Sort: TypeAlias = Literal["workload", "namespace", "nodes", "outside"]
 
@@ -33,24 +33,23 @@ Owners: TypeAlias = Mapping[ObjectKey, Group]
 
 
 def owners(objects: Iterable[Object]) -> Owners:
-    """By controlling owner; a ReplicaSet of a Deployment is the Deployment."""
+    """By controlling owner; a ReplicaSet of a Deployment is the Deployment, a Job of a CronJob the CronJob."""
     everything = list(objects)
-    sets = {each.key: each for each in everything if isinstance(each, ReplicaSet)}
-    return {each.key: _workload(each, sets) for each in everything if isinstance(each, Pod)}
+    between = {(each.KIND, each.key): each for each in everything if isinstance(each, ReplicaSet | Job)}
+    return {each.key: _workload(each, between) for each in everything if isinstance(each, Pod)}
 
 
-def _workload(pod: Pod, sets: Mapping[ObjectKey, ReplicaSet]) -> Group:
+def _workload(pod: Pod, between: Mapping[tuple[str, ObjectKey], Object]) -> Group:
     name, kind, namespace = pod.metadata.name, Pod.KIND, pod.metadata.namespace or "default"
     owner = _controller(pod)
     if owner is not None:
         name, kind = owner.name, owner.kind
-    if owner is not None and owner.kind == ReplicaSet.KIND:
-        replica_set = sets.get(ObjectKey(namespace, owner.name))
-        above = _controller(replica_set) if replica_set is not None else None
+        known = between.get((kind, ObjectKey(namespace, name)))
+        above = _controller(known) if known is not None else None
         hashed = f"-{pod.metadata.labels.get(_HASH_LABEL, '')}"
         if above is not None:
             name, kind = above.name, above.kind
-        elif replica_set is None and owner.name.endswith(hashed):
+        elif known is None and kind == ReplicaSet.KIND and name.endswith(hashed):
             name, kind = owner.name.removesuffix(hashed), "Deployment"
     return Group("workload", name, namespace, kind)
 

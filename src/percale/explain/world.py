@@ -29,7 +29,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod, PodIP
 from percale.model.selector import LabelSelector
 from percale.model.service import Service
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload
+from percale.model.workloads import CronJob, DaemonSet, Deployment, Job, PodMaker, ReplicaSet, StatefulSet, Workload
 from percale.policy.compiled_policy import PolicyKey, RuleRef
 from percale.policy.kinds.registry import POLICY_KINDS
 from percale.policy.rule_terms import Block
@@ -101,7 +101,7 @@ def overlaid(
     old = {identity_of(each.object): each.object for each in before.entries}
     objects = old | {identity_of(each.object): _where_it_was(each.object, old) for each in after.entries}
     renewed = {
-        identity for identity, obj in objects.items() if isinstance(obj, Workload) and _differs(obj, old.get(identity))
+        identity for identity, obj in objects.items() if isinstance(obj, PodMaker) and _differs(obj, old.get(identity))
     }
     written = WrittenObjects((*before.documents, *after.documents))
     sources = {
@@ -131,8 +131,8 @@ def _where_it_was(obj: Object, old: Mapping[Identity, Object]) -> Object:
     return replace(obj, status=was.status, spec=replace(obj.spec, nodeName=obj.spec.nodeName or was.spec.nodeName))
 
 
-def _differs(obj: Workload, old: Object | None) -> bool:
-    return old is not None and obj.spec != cast(Workload, old).spec
+def _differs(obj: PodMaker, old: Object | None) -> bool:
+    return old is not None and obj.spec != cast(PodMaker, old).spec
 
 
 # Pods of workloads
@@ -140,10 +140,10 @@ def _differs(obj: Workload, old: Object | None) -> bool:
 
 def _with_pods(objects: list[Object], renewed: set[Identity]) -> Iterator[Object]:
     """All objects, and the pods of workloads that have none, or none of their new template."""
-    sets = {each.key: each for each in objects if isinstance(each, ReplicaSet)}
+    between = {identity_of(each): each for each in objects if isinstance(each, ReplicaSet | Job)}
     staffed: set[Identity] = set()
     for each in objects:
-        makers = set(_makers(each, sets))
+        makers = set(_makers(each, between))
         if makers & renewed:
             continue
         if isinstance(each, Pod):
@@ -151,17 +151,17 @@ def _with_pods(objects: list[Object], renewed: set[Identity]) -> Iterator[Object
         yield each
     nodes = [each for each in objects if isinstance(each, Node)]
     for each in objects:
-        if isinstance(each, Workload) and identity_of(each) not in staffed and not _owner(each):
+        if isinstance(each, PodMaker) and identity_of(each) not in staffed and not _owner(each):
             yield from _pods_of(each, nodes)
 
 
-def _makers(obj: Object, sets: Mapping[ObjectKey, ReplicaSet]) -> Iterator[Identity]:
+def _makers(obj: Object, between: Mapping[Identity, Object]) -> Iterator[Identity]:
     """What made this object, and what made that."""
     owner = _owner(obj)
     if owner is not None:
         yield owner
-        if owner[0] == ReplicaSet.KIND and owner[1] in sets:
-            yield from _makers(sets[owner[1]], sets)
+        if owner in between:
+            yield from _makers(between[owner], between)
 
 
 def _owner(obj: Object) -> Identity | None:
@@ -180,7 +180,7 @@ def _selectors(objects: Iterable[Object]) -> Iterator[tuple[str, LabelSelector]]
             yield namespace, each.spec.selector
 
 
-def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
+def _pods_of(maker: PodMaker, nodes: Sequence[Node]) -> Iterator[Object]:
     """As the lab's controller makes them; a DaemonSet without nodes has one pod."""
     match maker:
         case Deployment():
@@ -194,6 +194,8 @@ def _pods_of(maker: Workload, nodes: Sequence[Node]) -> Iterator[Object]:
             world = Workloads(daemon_sets=[maker], nodes=nodes or [anywhere])
         case Job():
             world = Workloads(jobs=[maker], max_created=_MOST_PODS)
+        case CronJob():
+            world = Workloads(cron_jobs=[maker], max_created=_MOST_PODS)
     return (write.object for write in workloads.plan(world) if isinstance(write, Create))
 
 

@@ -41,7 +41,7 @@ from percale.model.namespace import Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
-from percale.model.workloads import Workload
+from percale.model.workloads import CronJob, PodMaker
 from percale.objects.changes import missing_namespaces, new_namespace
 from percale.objects.columns import missing_pods
 from percale.store.files.store import FilesStore
@@ -161,12 +161,12 @@ class ProgressReporter:
 
     def _has_all_pods(self) -> bool:
         """Whether the controllers have created the pods of all workloads."""
-        cache = self.cluster.cache
+        cache, waits = self.cluster.cache, not self.cluster.control.computes_status
         owned, nodes = pods_by_owner(cache.all(Pod)), cache.all(Node)
         return all(
             len(owned.get((owner.KIND, owner.key), ())) >= desired_pods(owner, nodes)
             for owner in cache.all_kinds()
-            if isinstance(owner, Workload)
+            if isinstance(owner, PodMaker) and not (waits and isinstance(owner, CronJob))  # it has a schedule
         )
 
     def _is_settled(self, pod: Pod) -> bool:

@@ -23,7 +23,7 @@ from percale.lab.machines.machines import AgentSettings
 from percale.lab.process import init
 from percale.lab.process.bootstrap import LabProcess, Report, spawn_lab
 from percale.lab.run_dir import LabDir, NodeDir, acquire, locate, log_tail, take_down
-from percale.lab.spec.input import read_input, without_foreign_nodes, without_owner
+from percale.lab.spec.input import read_input, without_foreign_nodes, without_owner, without_pools
 from percale.lab.spec.service_networks import service_networks
 from percale.lab.spec.topology import topology
 from percale.lab.up_output import Echo, UpProgress
@@ -75,7 +75,7 @@ def start(
     progress = UpProgress(name, config, network, echo, started)
     try:
         process = spawn_lab(lab_dir, lock, run_init)
-        progress.print_header([*lab_input.skipped, *foreign, *without_owner(found)])
+        progress.print_header([*lab_input.skipped, *foreign, *without_owner(found), *without_pools(found)])
         usual = _KUBERNETES_TIMEOUT if kubernetes else _TIMEOUT
         return _show_progress(lab_dir, process, progress, usual if timeout is None else timeout)
     except KeyboardInterrupt:

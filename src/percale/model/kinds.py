@@ -19,7 +19,7 @@ from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
+from percale.model.workloads import CronJob, DaemonSet, Deployment, Job, ReplicaSet, StatefulSet
 
 Kinds: TypeAlias = Mapping[str, type[Object]]
 """By `kind`."""
@@ -44,6 +44,7 @@ KINDS: Kinds = kinds_of(
     StatefulSet,
     DaemonSet,
     Job,
+    CronJob,
     Ingress,
     ConfigMap,
     Event,

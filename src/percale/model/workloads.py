@@ -1,4 +1,4 @@
-"""Workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job."""
+"""Workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 
 from percale.model.condition import Condition
-from percale.model.meta import Integer, Object, Part
+from percale.model.meta import Integer, Object, ObjectMeta, Part
 from percale.model.pod import PodTemplateSpec
 from percale.model.selector import LabelSelector
 
@@ -144,9 +144,33 @@ class Job(Object, frozen=True, kw_only=True):
     status: JobStatus = JobStatus()
 
 
+class JobTemplateSpec(Part, frozen=True, kw_only=True):
+    """What a CronJob's Jobs are."""
+
+    spec: JobSpec
+    metadata: ObjectMeta = ObjectMeta()
+
+
+class CronJobSpec(Part, frozen=True, kw_only=True):
+    """`schedule` as in crontab(5)."""
+
+    schedule: str
+    jobTemplate: JobTemplateSpec
+
+
+class CronJob(Object, frozen=True, kw_only=True):
+    """A Job now and then."""
+
+    API_VERSION: ClassVar[str] = "batch/v1"
+    KIND: ClassVar[str] = "CronJob"
+    PLURAL: ClassVar[str] = "cronjobs"
+
+    spec: CronJobSpec
+
+
 Workload: TypeAlias = Deployment | ReplicaSet | StatefulSet | DaemonSet | Job
 """All have `spec.template`."""
-
+PodMaker: TypeAlias = Workload | CronJob
 
 KINDS_BY_ALIAS = {
     word: kind
@@ -156,6 +180,7 @@ KINDS_BY_ALIAS = {
         ("StatefulSet", "sts"),
         ("DaemonSet", "ds"),
         ("Job", "job"),
+        ("CronJob", "cj"),
     )
     for word in (short, kind.lower())
 }

@@ -13,7 +13,17 @@ from percale.model.meta import Object
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
-from percale.model.workloads import DaemonSet, Deployment, Job, ReplicaSet, StatefulSet, Workload, desired_replicas
+from percale.model.workloads import (
+    CronJob,
+    DaemonSet,
+    Deployment,
+    Job,
+    JobTemplateSpec,
+    ReplicaSet,
+    StatefulSet,
+    Workload,
+    desired_replicas,
+)
 from percale.objects.kind_names import full_name
 
 Cells = Sequence[str]
@@ -158,6 +168,11 @@ def _job(obj: Object, context: ColumnContext) -> Cells:
     return f"{obj.status.active} running", age(obj, context.now), *_template(obj)
 
 
+def _cron_job(obj: Object, context: ColumnContext) -> Cells:
+    assert isinstance(obj, CronJob)
+    return obj.spec.schedule, age(obj, context.now), *_template(obj.spec.jobTemplate)
+
+
 def _service(obj: Object, context: ColumnContext) -> Cells:
     assert isinstance(obj, Service)
     spec = obj.spec
@@ -240,7 +255,7 @@ def _other(obj: Object, context: ColumnContext) -> Cells:
     return (age(obj, context.now),)
 
 
-def _template(obj: Workload) -> tuple[str, str]:
+def _template(obj: Workload | JobTemplateSpec) -> tuple[str, str]:
     """Container names and images."""
     containers = obj.spec.template.spec.containers
     return ",".join(each.name for each in containers), ",".join(each.image or "<none>" for each in containers)
@@ -262,6 +277,7 @@ _TABLES: Mapping[str, Columns] = {
         _daemon_set,
         wide=2,
     ),
+    "CronJob": Columns(("SCHEDULE", "AGE", "CONTAINERS", "IMAGES"), _cron_job, wide=2),
     "Job": Columns(("STATUS", "AGE", "CONTAINERS", "IMAGES"), _job, wide=2),
     "Service": Columns(("TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"), _service, wide=1),
     "EndpointSlice": Columns(("ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"), _slice),

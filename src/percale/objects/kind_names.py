@@ -19,6 +19,7 @@ _SHORT = {
     "rs": "ReplicaSet",
     "sts": "StatefulSet",
     "ds": "DaemonSet",
+    "cj": "CronJob",
     "cm": "ConfigMap",
     "ing": "Ingress",
     "netpol": "NetworkPolicy",

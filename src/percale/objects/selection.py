@@ -18,7 +18,7 @@ from percale.objects import columns
 from percale.objects.kind_names import full_name, kind_of
 from percale.suggestion import did_you_mean
 
-_ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job")
+_ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "CronJob", "Job")
 """What `get all` shows, as kubectl."""
 
 

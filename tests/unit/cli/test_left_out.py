@@ -83,9 +83,9 @@ def test_a_plural_is_a_misspelt_kind(kind: str, capsys: pytest.CaptureFixture[st
 
 def test_pods_that_nothing_makes_here_are_named_by_an_answer_about_pods(capsys: pytest.CaptureFixture[str]) -> None:
     """It is no fault of the manifests, so a strict check takes them."""
-    cron = "{apiVersion: batch/v1, kind: CronJob, metadata: {name: a}}"
-    Path("p.yaml").write_text(f"{DOCUMENTS.rpartition('---')[2]}---\n{cron}\n")
+    old = "{apiVersion: v1, kind: ReplicationController, metadata: {name: a}}"
+    Path("p.yaml").write_text(f"{DOCUMENTS.rpartition('---')[2]}---\n{old}\n")
     for command in ("matrix -f p.yaml", "why -f p.yaml a 1.1.1.1 80"):
         assert percale(*command.split()) == 0
-        assert "p.yaml:4: CronJob of batch/v1 makes no pods here, left out" in capsys.readouterr().err
+        assert "p.yaml:4: ReplicationController of v1 makes no pods here, left out" in capsys.readouterr().err
     assert percale("policy", "check", "--strict", "p.yaml") == 0

@@ -79,6 +79,11 @@ def test_names(example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     )
 
 
+def test_json_has_the_words_of_the_plan(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, lines = run(capsys, "plan", "name", "10.4.7.21", "-o", "json")
+    assert json.loads("".join(lines))[0]["meaning"]["for"] == "nodes"
+
+
 def test_next(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example / "world.yaml").write_text(answers.FILES["world.yaml"] + NODE)
     berlin = ("--room", "berlin", "--env=7", "-f", "world.yaml")

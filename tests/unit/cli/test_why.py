@@ -63,6 +63,31 @@ def test_a_pod_is_not_taken_for_the_address_that_it_asks(
     assert why(capsys, TO_AN_ADDRESS, "web-0", to, port)[0] == code
 
 
+CRON_JOB = """
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: backup}
+spec:
+  schedule: "0 3 * * *"
+  jobTemplate:
+    spec:
+      template:
+        metadata: {labels: {app: web}}
+        spec: {restartPolicy: Never, containers: [{name: c, image: c}]}
+---"""
+
+
+def test_the_pods_of_a_cron_job_can_be_asked_for(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    code, lines = why(capsys, CRON_JOB + TO_AN_ADDRESS, "cronjob/backup", "203.0.113.6", "443")
+    assert code == 1
+    assert lines[0].startswith("cronjob/backup: its first pod is default/backup-")
+    assert lines[2] == "  egress   denied: isolated by np:default/out (a.yaml:33), and no rule allows it"
+    assert why(capsys, CRON_JOB, "job/backup", "203.0.113.6", "443")[1] == [
+        "percale: there is no pod of job default/backup; did you mean cronjob/default/backup?"
+    ]
+    assert run_command(capsys, "matrix", "-f", "a.yaml", "-o", "csv")[1][1].startswith("default/backup,")
+
+
 def test_no_pod_has_a_link_local_address(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     assert why(capsys, NO_METADATA, "web-0", "db-0", "80")[0] == 0
     assert why(capsys, NO_METADATA, "web-0", "169.254.169.254", "80")[0] == 1

@@ -19,12 +19,15 @@ from percale.model.node import Node
 from percale.model.pod import Container, Pod, PodSpec, PodStatus, PodTemplateSpec, Protocol
 from percale.model.selector import LabelSelector
 from percale.model.workloads import (
+    CronJob,
+    CronJobSpec,
     DaemonSet,
     DaemonSetSpec,
     Deployment,
     DeploymentSpec,
     Job,
     JobSpec,
+    JobTemplateSpec,
     ReplicaSet,
     StatefulSet,
     StatefulSetSpec,
@@ -177,6 +180,31 @@ def test_a_job_has_as_many_pods_as_may_run_at_once() -> None:
     lab.settle()
     assert len(lab.pods) == 2
     assert all(name.startswith("web-") for name in lab.pods)
+
+
+def cron_job(image: str = "nginx") -> CronJob:
+    spec = JobSpec(template=template(image), parallelism=2)
+    return CronJob(
+        metadata=metadata("backup"),
+        spec=CronJobSpec(schedule="0 3 * * *", jobTemplate=JobTemplateSpec(spec=spec, metadata=ObjectMeta(labels=SSD))),
+    )
+
+
+def test_a_cron_job_has_one_job_of_its_template() -> None:
+    lab = Lab(cron_job(), Job(metadata=metadata("own"), spec=JobSpec(template=template())), node("n1"))
+    lab.settle()
+    (made,) = [each for each in lab.cache.all(Job) if each.metadata.name != "own"]
+    assert made.metadata.name.startswith("backup-")
+    assert (made.metadata.labels, made.metadata.ownerReferences[0].kind) == (SSD, "CronJob")
+    before = {name for name in lab.pods if name.startswith(f"{made.metadata.name}-")}
+    assert (len(before), len(lab.pods)) == (2, 3)
+    lab.cache.put(cron_job("redis"))
+    lab.settle()
+    assert (len(lab.pods), before & set(lab.pods)) == (3, set())
+    lab.cache.remove(cron_job())
+    lab.settle()
+    assert [each.metadata.name for each in lab.cache.all(Job)] == ["own"]
+    assert all(name.startswith("own-") for name in lab.pods)
 
 
 def test_pods_of_a_node_that_leaves_move_if_a_workload_owns_them() -> None:

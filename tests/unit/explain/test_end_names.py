@@ -67,7 +67,10 @@ def test_nobody() -> None:
     assert str(caught.value) == "there is no pod of deployment shop/wbe; did you mean deploy/shop/web?"
     with pytest.raises(NotFound) as caught:
         first("sts/web")
-    assert str(caught.value) == "there is no pod of statefulset default/web; there are sts/default/db"
+    assert str(caught.value) == "there is no pod of statefulset default/web; did you mean deployment/default/web?"
+    with pytest.raises(NotFound) as caught:
+        first("sts/qqq")
+    assert str(caught.value) == "there is no pod of statefulset default/qqq; there are sts/default/db"
 
 
 MACHINES = ["node/node1", "node/node2", "external/outside"]

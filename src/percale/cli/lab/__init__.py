@@ -26,7 +26,7 @@ from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
 from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
-from percale.cli.lab_option import given_lab, group_lab_option
+from percale.cli.lab_option import given_lab, group_lab_option, lab_argument
 from percale.cli.options import lab_option, output_option, validate_option, validation
 from percale.lab.default_lab import default_lab
 from percale.text_columns import table
@@ -62,6 +62,7 @@ def lab() -> None:
 
 
 @lab.command()
+@lab_argument
 @click.option(
     "-f",
     "files",
@@ -76,7 +77,7 @@ def lab() -> None:
     "lab",
     metavar="NAME",
     callback=given_lab,
-    help="Several may run side by side; default: $PERCALE_LAB, else lab.",
+    help="The same as LAB.",
 )
 @click.option(
     "--timeout",
@@ -93,6 +94,8 @@ def lab() -> None:
 def up(files: tuple[str, ...], lab: str | None, timeout: float | None, verbose: bool, kubernetes: bool) -> int:
     """Start a lab; ends when all its pods are Ready.
 
+    Several may run side by side, each with a name (LAB; default: $PERCALE_LAB, else lab).
+
     Without a Lab document: node1 and node2 on one segment, node3 behind a router, and a host outside the cluster.
     """
     from percale.lab.up import start
@@ -102,14 +105,14 @@ def up(files: tuple[str, ...], lab: str | None, timeout: float | None, verbose: 
 
 
 @lab.command()
-@click.argument("name", required=False)
+@lab_argument
 @lab_option
 @click.option("--all", "everything", is_flag=True, help="All labs of this user.")
-def down(name: str | None, lab: str, everything: bool) -> int:
+def down(lab: str, everything: bool) -> int:
     """End a lab; nothing of it is left."""
     from percale.lab import run_dir
 
-    lab_dirs = run_dir.all_lab_dirs() if everything else [run_dir.locate(name or lab)]
+    lab_dirs = run_dir.all_lab_dirs() if everything else [run_dir.locate(lab)]
     ended = [each.name for each in lab_dirs if run_dir.take_down(each)]
     if not ended and not everything:
         run_dir.require_running(lab_dirs[0])
@@ -118,6 +121,7 @@ def down(name: str | None, lab: str, everything: bool) -> int:
 
 
 @lab.command()
+@lab_argument
 @lab_option
 def kubeconfig(lab: str) -> int:
     """The path of the kubeconfig of a lab with Kubernetes.
@@ -138,15 +142,22 @@ def kubeconfig(lab: str) -> int:
 
 
 @lab.command("list")
+@lab_argument
+@click.option("--lab", metavar="NAME", callback=given_lab, help="This one only.")
 @output_option
-def list_labs(output: str | None) -> int:
-    """The labs that are running."""
+def list_labs(lab: str | None, output: str | None) -> int:
+    """The labs that are running; or this one."""
     from percale.cli.json_output import format_json
     from percale.lab import run_dir
     from percale.lab.api.client import ask
     from percale.lab.api.status import RunningLab
 
-    labs = [RunningLab(**ask(each, "about"), name=each.name, pid=pid) for each, pid in run_dir.all_running()]
+    if lab is None:
+        running = list(run_dir.all_running())
+    else:
+        lab_dir = run_dir.locate(lab)
+        running = [(lab_dir, run_dir.require_running(lab_dir))]
+    labs = [RunningLab(**ask(each, "about"), name=each.name, pid=pid) for each, pid in running]
     if output == "json":
         click.echo(format_json(labs))
         return 0
@@ -157,6 +168,7 @@ def list_labs(output: str | None) -> int:
 
 
 @lab.command(short_help="Machines, agents, peers, pods, cuts, what is wrong.")
+@lab_argument
 @output_option
 @lab_option
 def status(output: str | None, lab: str) -> int:

@@ -43,7 +43,7 @@ def name(*, file: str, output: str | None, addresses: tuple[str, ...]) -> int:
         if output == "json":
             raise click.UsageError("-o json goes with addresses, not with -")
         for line in sys.stdin:
-            click.echo(_with_meanings(plan, line.rstrip("\n")))
+            click.echo(with_meanings(plan, line.rstrip("\n")))
         return 0
     networks = [address_or_network(each) for each in addresses]
     found = [NamedAddress(text, plan.meaning(network)) for text, network in zip(addresses, networks, strict=True)]
@@ -55,7 +55,8 @@ def name(*, file: str, output: str | None, addresses: tuple[str, ...]) -> int:
     return 0 if all(each.meaning for each in found) else 1
 
 
-def _with_meanings(plan: Plan, line: str) -> str:
+def with_meanings(plan: Plan, line: str) -> str:
+    """A line of any text, and behind it what its addresses mean."""
     words = list(dict.fromkeys(_meanings(plan, _LIKE_AN_ADDRESS.findall(line))))
     return f"{line}   # {'; '.join(words)}" if words else line
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
+import msgspec
 from msgspec import Struct
 
 from percale.errors import BadInput
@@ -35,7 +36,7 @@ class FieldValue(Struct, frozen=True):
 class Meaning(Struct, frozen=True):
     """What an address says; of a network the fields that all its addresses have in common."""
 
-    for_: str
+    for_: str = msgspec.field(name="for")
     fields: tuple[FieldValue, ...]
 
     def __str__(self) -> str:

@@ -18,11 +18,15 @@ from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import ContainerStatus, Pod
 from percale.model.workloads import (
+    CronJob,
+    CronJobSpec,
     DaemonSet,
     DaemonSetStatus,
     Deployment,
     Job,
     JobStatus,
+    JobTemplateSpec,
+    PodMaker,
     ReplicaSet,
     ReplicasStatus,
     StatefulSet,
@@ -32,12 +36,15 @@ from percale.model.workloads import (
 
 T = TypeVar("T", bound=Object)
 
+_MADE_BY = {"ReplicaSet": "Deployment", "Job": "CronJob"}
+"""What may have made a pod's owner, whose name begins with its own."""
+
 
 class LiveState(NamedTuple):
     """What the status of other objects depends on."""
 
     pods: Mapping[tuple[str, ObjectKey], Sequence[Pod]]
-    """Without terminating ones, by owner: a Deployment's are those of its ReplicaSets."""
+    """Without terminating ones, by owner: a Deployment's are those of its ReplicaSets, a CronJob's those of its Jobs."""
     nodes: Sequence[Node]
     ready_nodes: frozenset[str]
     """Those whose agent is ready."""
@@ -54,9 +61,9 @@ def pods_by_owner(pods: Iterable[Pod]) -> dict[tuple[str, ObjectKey], list[Pod]]
             continue
         for owner in pod.metadata.ownerReferences:
             owned.setdefault((owner.kind, ObjectKey(pod.metadata.namespace, owner.name)), []).append(pod)
-            if owner.kind == "ReplicaSet":
+            if owner.kind in _MADE_BY:
                 above = ObjectKey(pod.metadata.namespace, owner.name.rpartition("-")[0])
-                owned.setdefault(("Deployment", above), []).append(pod)
+                owned.setdefault((_MADE_BY[owner.kind], above), []).append(pod)
     return owned
 
 
@@ -90,14 +97,14 @@ def with_status(obj: T, state: LiveState) -> T:
     return replace(obj, status=status)
 
 
-def desired_pods(owner: Workload, nodes: Sequence[Node]) -> int:
+def desired_pods(owner: PodMaker, nodes: Sequence[Node]) -> int:
     """How many pods its controller creates."""
     match owner:
         case DaemonSet():
             return sum(selects(owner.spec.template.spec.nodeSelector, node) for node in nodes)
-        case Job():
-            parallel = 1 if owner.spec.parallelism is None else owner.spec.parallelism
-            return parallel if owner.spec.completions is None else min(parallel, owner.spec.completions)
+        case Job(spec=job) | CronJob(spec=CronJobSpec(jobTemplate=JobTemplateSpec(spec=job))):
+            parallel = 1 if job.parallelism is None else job.parallelism
+            return parallel if job.completions is None else min(parallel, job.completions)
         case _:
             return desired_replicas(owner)
 

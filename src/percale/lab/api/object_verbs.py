@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from percale.errors import LabError
 from percale.lab.api.server import Answer, Verb
 from percale.lab.cluster import Cluster
-from percale.lab.spec.input import other_networks, read_objects, without_foreign_nodes, without_owner
+from percale.lab.spec.input import other_networks, read_objects, without_foreign_nodes, without_owner, without_pools
 from percale.model.kinds import KINDS
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.manifest.strictness import Validation
@@ -59,7 +59,7 @@ class ObjectVerbs(Struct, frozen=True):
         complete = self.cluster.control.admit(found)
         objects = [each.object for each in complete]
         without_effect = other_networks(complete, settings.network, settings.wiring)
-        without_effect += without_owner(complete, self._is_there)
+        without_effect += [*without_owner(complete, self._is_there), *without_pools(complete)]
         missing = missing_namespaces(objects, self.cluster.cache.all(Namespace))
         merge = self.cluster.control.merge
         lines = [line async for line in changes.apply(self._target, [*missing, *objects], merge)]

@@ -36,7 +36,7 @@ from percale.model.meta import ObjectKey
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
-from percale.model.workloads import ReplicaSet
+from percale.model.workloads import Job, ReplicaSet
 from percale.objects.columns import pod_state, reason
 
 _SORTS = {"node": "node", "host": "external"}
@@ -82,7 +82,8 @@ class ProbeTargets(Struct, frozen=True):
             case ServiceName():
                 raise LabError(f"svc/{name.key} is a Service, and no place", hint="name a pod behind it")
             case WorkloadName():
-                key = first_pod((*self.cluster.cache.all(Pod), *self.cluster.cache.all(ReplicaSet)), name)
+                cache = self.cluster.cache
+                key = first_pod((*cache.all(Pod), *cache.all(ReplicaSet), *cache.all(Job)), name)
             case PodName():
                 key = name.key
         pod = self.cluster.cache.get(Pod, key)

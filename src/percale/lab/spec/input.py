@@ -20,6 +20,7 @@ from percale.lab.run_dir import LabDir
 from percale.lab.spec.topology import DEFAULT_NETWORK, Host, Lab, LabNode, LabSpec, SegmentSpec
 from percale.model.configmap import ConfigMap
 from percale.model.field_path import format_field_path
+from percale.model.ip_pool import IPPool, IPReservation
 from percale.model.kinds import KINDS, kinds_of
 from percale.model.manifest.decode import ManifestEntry, Source
 from percale.model.manifest.files import Document
@@ -32,7 +33,7 @@ from percale.model.meta import Object, ObjectKey, OwnerReference
 from percale.model.netconf import NET_CONF, network_config, parse_network_config
 from percale.model.node import Node
 from percale.model.pod import Pod, PodStatus
-from percale.model.workloads import ReplicaSet
+from percale.model.workloads import Job, ReplicaSet
 from percale.objects.changes import named
 from percale.suggestion import suggest
 
@@ -133,13 +134,13 @@ def without_foreign_nodes(
 def without_owner(
     entries: Iterable[ManifestEntry], known: Callable[[str, ObjectKey], bool] = lambda _, __: False
 ) -> list[str]:
-    """A line for each pod or ReplicaSet that is garbage-collected: what controls it is not there, nor among these."""
+    """A line for each pod, ReplicaSet or Job that is garbage-collected: what controls it is not there, nor among these."""
     here = {(each.object.KIND, each.object.key): each for each in entries}
 
     def lost(obj: Object) -> OwnerReference | None:
         """The owner that is missing, or that of an owner that will be collected itself."""
         owner = next((each for each in obj.metadata.ownerReferences if each.controller), None)
-        if owner is None or not isinstance(obj, Pod | ReplicaSet):
+        if owner is None or not isinstance(obj, Pod | ReplicaSet | Job):
             return None
         key = ObjectKey(obj.metadata.namespace, owner.name)
         if (owner.kind, key) in here:
@@ -177,6 +178,16 @@ def other_networks(entries: Iterable[ManifestEntry], network: Mapping[str, Any],
         for entry in entries
         for other in _network_of(entry)
         if (other.network, other.wiring) != (network, wiring)
+    ]
+
+
+def without_pools(entries: Iterable[ManifestEntry]) -> list[str]:
+    """A line for each object of IP pools: a lab's agents have none."""
+    return [
+        f"{each.source}: warning: {each.object.KIND} {each.object.metadata.name} has no effect:"
+        " a lab's agents run without ipPools"
+        for each in entries
+        if isinstance(each.object, IPPool | IPReservation)
     ]
 
 

@@ -153,5 +153,15 @@ FIELDS_NOT_READ: Mapping[type, tuple[str, ...]] = {
         "suspend",
         "ttlSecondsAfterFinished",
     ),
+    workloads.JobTemplateSpec: (),
+    workloads.CronJob: _ROOT,
+    workloads.CronJobSpec: (
+        "concurrencyPolicy",
+        "failedJobsHistoryLimit",
+        "startingDeadlineSeconds",
+        "successfulJobsHistoryLimit",
+        "suspend",
+        "timeZone",
+    ),
 }
 """By struct. One that is not listed takes any field."""

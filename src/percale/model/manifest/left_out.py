@@ -25,7 +25,7 @@ _POLICY_KINDS = frozenset(
 )
 """Of Cilium, Calico, k8snetworkplumbingwg, and the API that ClusterNetworkPolicy replaces; in small letters."""
 _REPLACED = frozenset({"adminnetworkpolicy", "baselineadminnetworkpolicy"})
-_POD_MAKERS = {("batch", "CronJob"), ("", "ReplicationController")}
+_POD_MAKERS = {("", "ReplicationController")}
 """By API group: kinds of Kubernetes whose pods are not made here."""
 _MISSPELT = 0.88
 """The similarity from which a kind is a misspelt one: IngressClass (0.74) is none, NetworkPolcy is."""

@@ -18,7 +18,7 @@ from percale.model.node import Node
 from percale.model.pod import ContainerPort, Pod, PodTemplateSpec
 from percale.model.selector import LabelSelector
 from percale.model.service import Service
-from percale.model.workloads import Workload
+from percale.model.workloads import CronJob, Workload
 from percale.policy.lint.finding import LintedService
 from percale.policy.rule_terms import PodSelectorTerm
 
@@ -152,6 +152,8 @@ def inventory_of(
 def _pod_of(obj: Object) -> Pod | PodTemplateSpec | None:
     if isinstance(obj, Workload):
         return obj.spec.template
+    if isinstance(obj, CronJob):
+        return obj.spec.jobTemplate.spec.template
     return obj if isinstance(obj, Pod) and obj.status.phase not in ("Succeeded", "Failed") else None
 
 
