@@ -202,10 +202,13 @@ def test_flows_are_found_by_where_they_were_sent_to(world: World, conntrack: Con
     """Before translation, and of one protocol only."""
     world.nft(SERVICE)
     tcp, udp = world.tcp(version, via=(VIP[version], VIP_PORT)), world.udp(version)
-    assert only(conntrack.to({packed(VIP[version])}, socket.IPPROTO_TCP)).server == packed(B[version])
-    assert only(conntrack.to({packed(B[version])}, socket.IPPROTO_UDP)).server_port == PORT
-    assert not list(conntrack.to({packed(B[version])}, socket.IPPROTO_TCP))
-    assert not list(conntrack.to({packed(VIP[version]), packed(A[version])}, socket.IPPROTO_UDP))
+    assert only(conntrack.to({packed(VIP[version])}, [socket.IPPROTO_TCP])).server == packed(B[version])
+    assert only(conntrack.to({packed(B[version])}, [socket.IPPROTO_UDP])).server_port == PORT
+    assert not list(conntrack.to({packed(B[version])}, [socket.IPPROTO_TCP]))
+    assert not list(conntrack.to({packed(VIP[version]), packed(A[version])}, [socket.IPPROTO_UDP]))
+    assert (
+        len([*conntrack.to({packed(VIP[version]), packed(B[version])}, [socket.IPPROTO_UDP, socket.IPPROTO_TCP])]) == 2
+    )
     tcp.close()
     udp.close()
 

@@ -69,7 +69,7 @@ class Metrics:
             "flows_restored", "Blocked connections unblocked because policies allow them again."
         )
         self.flows_forgotten = counter(
-            "flows_forgotten", "UDP conntrack entries deleted because their endpoint is gone."
+            "flows_forgotten", "Conntrack entries of Services and host ports deleted because they lead to no endpoint."
         )
         self._batch_seconds = histogram("kernel_batch_seconds", "Duration of kernel batches in seconds.")
 

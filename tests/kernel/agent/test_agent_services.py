@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
 import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -18,7 +20,7 @@ from tests.kernel.agent.cluster import NETNS, Cluster, Node, Pod
 from tests.kernel.agent.services import BOTH_PORTS, NODE_PORT, VIP, Services, services
 from tests.kernel.inside import inside
 from tests.kernel.service_world import TARGET, Seen
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 N1 = "192.168.0.1"
 
@@ -224,6 +226,36 @@ def test_a_flushed_table_is_restored(cluster: Cluster) -> None:
         ):
             node.sh("nft", *flush)
             until(lambda: world.ask("switch", N1, NODE_PORT).who == "a")
+
+
+def test_clients_that_sent_while_the_tables_were_missing_arrive(cluster: Cluster) -> None:
+    """Their conntrack entries lead to where they sent to, and their next packets stay on those."""
+    with services(cluster, 1) as (world, (node,)):
+        node.ip("route", "replace", "default", "via", "192.168.0.254")
+        host_port = {"hostPort": 81, "containerPort": 8080, "protocol": "udp"}
+        a, client = world.serving(node.pod("a", portMappings=[host_port])), node.pod("client")
+        world.service()
+        world.slice(a)
+        until(lambda: world.ask("client", VIP, 80).who)
+        asks: dict[str, Callable[[], Seen]] = {
+            "cluster IP": lambda: world.ask("client", VIP, 80, "UDP", source=(client.addresses[0], 5353)),
+            "host port": lambda: world.ask("switch", N1, 81, "UDP", source=("192.168.0.254", 5353)),
+        }
+        pid = node.status.pid
+        os.kill(pid, signal.SIGSTOP)
+        for table in ("percale-services", "percale"):  # others are left, which keep conntrack on
+            node.sh("nft", "delete", "table", "inet", table)
+        with closing(inside(NETNS / "client", lambda: socket.socket(socket.AF_INET))) as connecting:
+            connecting.setblocking(False)
+            connecting.connect_ex((VIP, 80))
+            for name, ask in asks.items():
+                assert not ask().who, name
+            assert re.search(rf"SYN_SENT .*dst={VIP} ", node.sh("conntrack", "-L", "-p", "tcp"))
+            os.kill(pid, signal.SIGCONT)
+            for name, ask in asks.items():
+                until(lambda ask=ask: ask().who == "a", f"{name}: a answers")  # type: ignore[misc]
+            connecting.settimeout(PATIENCE)
+            assert connecting.recv(64).decode().startswith("a "), "its next attempt is translated"
 
 
 def test_a_rolling_update_fails_no_connection(cluster: Cluster) -> None:

@@ -86,9 +86,15 @@ class HostPorts:
         """UDP ports, with their address, opened or closed since the last `changes`."""
         self._datagrams_in_flight: set[tuple[bytes, int]] = set()
         """The same in the last `changes`."""
+        self._foreign_change = False
+        """The kernel may have lacked the rules, since the last `changes`."""
         self._service_endpoints: Callable[[Collection[int]], Served] = lambda ports: {}
         table.add(self)
+        table.on_foreign_change(self._on_foreign_change)
         self._report_problems()
+
+    def _on_foreign_change(self) -> None:
+        self._foreign_change = True
 
     def reserve(self, purpose: str, ports: Iterable[tuple[Protocol, int]]) -> None:
         """Reserve ports for the agent itself, even if a pod has them; replaces the last ports of this purpose."""
@@ -174,6 +180,9 @@ class HostPorts:
         for name, key, data in chain(reserved, *(each.elements for each in self._opened.values())):
             self._current.setdefault((name, key), data)
         removed, added = before.items() - self._current.items(), self._current.items() - before.items()
+        if self._foreign_change:
+            self._foreign_change = False
+            self._datagrams |= {at for opened in self._opened.values() for at, _ in opened.datagrams()}
         self._datagrams_in_flight |= self._datagrams
         self._datagrams = set()
         return Transaction(

@@ -4,7 +4,7 @@
                                           ▲                                   │ committed
            connections counted (`lc`) ────┘          ┌────────────────────────┤
                                                      ▼                        ▼
-                 stale session affinity and UDP conntrack entries      health check ports
+                     stale session affinity and conntrack entries      health check ports
 
 `node_services.py` runs it.
 """
@@ -104,12 +104,20 @@ class ServiceProxier:
         """UDP addresses of changed Services, with their IP version."""
         self._serving: dict[tuple[bytes, int], frozenset[Record]] = {}
         """The endpoints of UDP addresses when stale flows were last deleted."""
+        self._foreign_change = True
+        """The kernel may have lacked the rules, since the last `changes`: clients' packets passed untranslated."""
+        self._recheck_all = False
+        """Likewise, before the last `changes`."""
         self._changed: set[ObjectKey] = set()
         self._in_flight: set[ObjectKey] = set()
         """Services of the last `changes`: reported once they are committed."""
         self._with_problems: set[ObjectKey] = set()
         """Services with a current problem."""
         table.add(self)
+        table.on_foreign_change(self._on_foreign_change)
+
+    def _on_foreign_change(self) -> None:
+        self._foreign_change = True
 
     async def run(self) -> None:
         """Runs until cancelled, which closes the health check ports and keeps all kernel state."""
@@ -174,6 +182,8 @@ class ServiceProxier:
     def changes(self) -> Transaction:
         """Changes since the last call."""
         self._sync_latency.submitted()
+        self._recheck_all |= self._foreign_change
+        self._foreign_change = False
         changed, self._changed = self._changed, set()
         slices_changed, self._slices_changed = self._slices_changed, set()
         self._renderer.local_pods = frozenset(self._local_pods())
@@ -205,6 +215,11 @@ class ServiceProxier:
         self._metrics.changed(in_flight)
         self._report_problems(in_flight)
         datagrams, self._datagrams = self._datagrams, set()
+        if self._recheck_all:
+            self._recheck_all = False
+            self._serving.clear()
+            datagrams |= {each for service in self.resolver.services.values() for each in _datagrams(service)}
+            self._conntrack_cleaner.delete_untranslated(self._addresses())
         served = self._served(datagrams)
         self._conntrack_cleaner.delete_stale(
             {at: now for at, now in served.items() if not self._serving.get(at, _UNKNOWN) <= now}
@@ -223,6 +238,11 @@ class ServiceProxier:
             self._renderer.stale_affinity_maps = valid | self._renderer.stale_affinity_maps
             self._problems.record(SOURCE, error)
             asyncio.get_running_loop().call_later(_RETRY_INTERVAL, self._table.request_sync)
+
+    def _addresses(self) -> frozenset[bytes]:
+        """Of all Services, but for the node's own."""
+        ports = (port for service in self.resolver.services.values() for port in service.ports)
+        return frozenset(vip.address for port in ports for vip in port.vips if vip.kind != "node-port")
 
     def serving(self, ports: Collection[int]) -> Served:
         """The endpoints of all Services' UDP addresses with these ports."""

@@ -1,10 +1,10 @@
-"""Conntrack entries of one network namespace, over ctnetlink: found by address or mark, marked, and (UDP) deleted.
+"""Conntrack entries of one network namespace, over ctnetlink: found by address or mark, marked, and deleted.
 
     Conntrack.flows(EntryFilter(client=…)) ── GET, filtered in the kernel ─▶ ConntrackEntry ── CT_NEW with mark, mask ─▶ marked
 
 `agent/policy/established_flows.py` marks flows that a policy now denies; the service proxier deletes datagram flows to removed
-endpoints. A TCP entry is never deleted: the next reply packet would begin a new connection in the other direction. Blocking:
-for worker threads.
+endpoints. A TCP entry that has seen a reply is never deleted: the next reply packet would begin a new connection in the other
+direction. Blocking: for worker threads.
 """
 
 from __future__ import annotations
@@ -146,13 +146,13 @@ class Conntrack:
                 if flow is not None:
                     yield flow
 
-    def to(self, destinations: Collection[bytes], protocol: int) -> Iterator[ConntrackEntry]:
-        """The flows of a protocol to one of these destinations, before DNAT. Raises OSError."""
+    def to(self, destinations: Collection[bytes], protocols: Collection[int]) -> Iterator[ConntrackEntry]:
+        """The flows of these protocols to one of these destinations, before DNAT. Raises OSError."""
         for family, width in _WIDTHS.items():
             if any(len(each) == width for each in destinations):
                 for message in self._socket.stream(_GET, _query(EntryFilter(family=family))):
                     body = message.body
-                    if body[2 * width + 28] == protocol and body[20 + width : 20 + 2 * width] in destinations:
+                    if body[2 * width + 28] in protocols and body[20 + width : 20 + 2 * width] in destinations:
                         flow = decode(message)
                         if flow is not None:
                             yield flow
@@ -181,8 +181,10 @@ class Conntrack:
         return self._socket.request([Request(_NEW, 0, _name(flow) + bits, _GONE) for flow in flows])
 
     def delete(self, flows: Sequence[ConntrackEntry]) -> list[OSError | None]:
-        """Delete entries, never of TCP: the next packet is evaluated and translated afresh."""
-        assert all(flow.original.protocol != socket.IPPROTO_TCP for flow in flows), "TCP flows are marked, not deleted"
+        """Delete entries, of TCP only unanswered ones: the next packet is evaluated and translated afresh."""
+        assert not any(flow.original.protocol == socket.IPPROTO_TCP and flow.status & SEEN_REPLY for flow in flows), (
+            "answered TCP flows are marked, not deleted"
+        )
         return self._socket.request(
             [Request(_DELETE, 0, _name(flow) + u32_network(_ID, flow.id), _GONE) for flow in flows]
         )
