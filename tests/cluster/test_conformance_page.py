@@ -123,12 +123,18 @@ def test_processes_of_a_testbed_while_a_group_of_it_goes(tmp_path: Path, monkeyp
 def test_only_requests_through_a_node_that_was_away_may_fail() -> None:
     traffic = Traffic()
     traffic.requests, traffic.denied = 9, 9
-    traffic.excuse("n3", 10, 13)
+    traffic.excuse("n3", 10, 13, "n3: its link is down")
     traffic.failures += [
         Failure(9, 14, "away", frozenset({"n1", "n3"})),
         Failure(9, 14, "another way", frozenset({"n1", "n2"})),
         Failure(14, 19, "later", frozenset({"n3"})),
+        Failure(12.9, 17.9, "held up for ever", frozenset({"n3"})),
     ]
     count = traffic.count()
-    assert (count.failed, count.has_failed) == (2, True)
-    assert [note.split(" ")[0] for note in count.notes] == ["another", "later", "1"]
+    assert (count.failed, count.has_failed) == (3, True)
+    assert [note.partition(" after")[0] for note in count.notes] == [
+        "another way",
+        "later",
+        "held up for ever",
+        "n3: its link is down: requests through the node that failed meanwhile: 1",
+    ]

@@ -91,7 +91,7 @@ def flapping(layout: Layout, traffic: Traffic) -> Iterator[None]:
         run([*in_holder(layout), "ip", "link", "set", f"to-{name}", "down"])
         time.sleep(_DOWN)
         run([*in_holder(layout), "ip", "link", "set", f"to-{name}", "up"])
-        traffic.excuse(name, begin, time.monotonic())
+        traffic.excuse(name, begin, time.monotonic(), f"{name}: its link is down")
         traffic.disturbances += 1
         time.sleep(_UP)
     yield
@@ -102,19 +102,20 @@ def deleted(layout: Layout, traffic: Traffic) -> Iterator[None]:
     """What has Percale's mark, one after the other, on each node; the next once it is there again."""
     for node in layout.nodes:
         for what, delete in list(_ours(layout, node)):
-            before = traffic.arrived
+            before, begin = traffic.arrived, time.monotonic()
             run([*in_node(layout, node.name), *delete])
             traffic.disturbances += 1
-            begin = time.monotonic()
             while not _is_there(layout, node, what):
                 if time.monotonic() - begin > _BACK:
                     traffic.failures.append(
                         Failure(begin, time.monotonic(), f"{node.name}: {what} is not restored", frozenset())
                     )
                     break
-            traffic.excuse(node.name, begin, time.monotonic())  # what is not there carries nothing
+            end = time.monotonic()
+            without = f"{node.name}: without {what} for {end - begin:.2f} s"
+            traffic.excuse(node.name, begin, end, without)  # what is not there carries nothing
             if what == _POLICIES:
-                traffic.excuse_packets(before, f"{node.name}: without {what} for {time.monotonic() - begin:.2f} s")
+                traffic.excuse_packets(before, without)
     yield
 
 

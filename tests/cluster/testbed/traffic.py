@@ -11,6 +11,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ TCP, UDP = 7007, 7008
 _EVERY = 0.1
 _LIMIT = 5.0
 """Seconds until a request has failed."""
+_RECOVERY = 3.0
+"""Seconds after which what a disturbance has delayed must go on: a client's second attempt to connect is then."""
 _PATIENCE = 120.0
 _ROLES = ("server", "guarded", "client", "stranger")
 
@@ -64,6 +67,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class _Excuse:
+    node: str
+    begin: float
+    end: float
+    why: str
+
+    def holds(self, failure: Failure) -> bool:
+        """Not for a request that has not gone on after the disturbance."""
+        meanwhile = failure.begin <= self.end and self.begin <= failure.end <= self.end + _RECOVERY
+        return meanwhile and self.node in failure.nodes
+
+
+@dataclass(frozen=True)
 class Pod:
     """Opens sockets in its network namespace."""
 
@@ -85,14 +101,14 @@ class Traffic:
         self.failures: list[Failure] = []
         self.requests = self.denied = self.arrived = 0
         self.slowest = 0.0
-        self._excused: list[tuple[str, float, float]] = []
+        self._excuses: list[_Excuse] = []
         self._lock = threading.Lock()
         self._begin = time.monotonic()
         self._over, self._served = threading.Event(), threading.Event()
 
-    def excuse(self, node: str, begin: float, end: float) -> None:
+    def excuse(self, node: str, begin: float, end: float, why: str) -> None:
         """Requests through this node at that time may fail."""
-        self._excused.append((node, begin, end))
+        self._excuses.append(_Excuse(node, begin, end, why))
 
     def excuse_packets(self, before: int, why: str) -> None:
         """Those that have arrived since there were so many."""
@@ -103,24 +119,21 @@ class Traffic:
 
     def count(self) -> Count:
         """So far."""
-        bad = [each for each in self.failures if not self._is_excused(each)]
+        bad = [each for each in self.failures if self._excuse_of(each) is None]
+        excused = Counter(why for each in self.failures if (why := self._excuse_of(each)) is not None)
         notes = [
             *self.notes,
             *(
                 f"{each.what} after {each.end - each.begin:.1f} s, at {each.end - self._begin:.0f} s"
                 for each in bad[:5]
             ),
+            *(f"{why}: requests through the node that failed meanwhile: {count}" for why, count in excused.items()),
         ]
-        if excused := len(self.failures) - len(bad):
-            notes.append(f"{excused} more requests failed, all through the node that was disturbed then")
         slowest = round(self.slowest, 3)
         return Count(self.disturbances, self.requests, len(bad), slowest, self.denied, self.arrived, notes)
 
-    def _is_excused(self, failure: Failure) -> bool:
-        return any(
-            node in failure.nodes and failure.begin <= end and begin <= failure.end
-            for node, begin, end in self._excused
-        )
+    def _excuse_of(self, failure: Failure) -> str | None:
+        return next((excuse.why for excuse in self._excuses if excuse.holds(failure)), None)
 
     @contextmanager
     def lasting(self, clients: list[threading.Thread], servers: list[threading.Thread]) -> Iterator[None]:
