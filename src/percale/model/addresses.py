@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -13,7 +14,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -78,6 +79,12 @@ def check_network(text: str) -> None:
 def parse_network(text: str) -> IPNetwork:
     """A checked CIDR as a network; host bits are masked off."""
     return ip_network(text, strict=False)
+
+
+@lru_cache(maxsize=10_000)
+def parsed(kind: Any, text: str) -> Any:
+    """`kind(text)`, remembered: an agent that starts decodes each lease for several readers. Raises ValueError."""
+    return kind(text)
 
 
 def packed(text: str) -> bytes:

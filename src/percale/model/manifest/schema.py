@@ -15,6 +15,7 @@ import msgspec
 import msgspec.structs
 from msgspec import inspect
 
+from percale.model.addresses import parsed
 from percale.model.field_path import FieldPath
 
 
@@ -113,8 +114,8 @@ def _alternatives(expected: inspect.Type) -> tuple[inspect.Type, ...]:
     return expected.types if isinstance(expected, inspect.UnionType) else (expected,)
 
 
-def from_text(kind: type[Any], value: Any) -> Any:
+def from_text(kind: Any, value: Any) -> Any:
     """msgspec's dec_hook: addresses and networks are texts."""
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {msgspec.json.encode(value).decode()}")
-    return kind(value)
+    return parsed(kind, value)

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from percale.errors import BadManifest
+from percale.model.addresses import IPNetwork, parsed
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.netconf import NET_CONF
@@ -62,16 +63,17 @@ class LeaseKey(Struct, frozen=True):
 
 @lru_cache(maxsize=10_000)
 def lease_key(text: str) -> LeaseKey:
-    """Remembered, for an agent that starts lists all leases three times. Raises BadManifest."""
+    """Remembered, as `lease_key_of_name`: an agent that starts lists all leases three times. Raises BadManifest."""
     subnets = NodeSubnets()
     if (found := _KEY.fullmatch(text)) is not None:
         with suppress(ValueError):
-            subnets = NodeSubnets(*map(ip_network, _networks(*found.groups())))
+            subnets = NodeSubnets(*_networks(*found.groups()))
     if not subnets or _key_text(subnets) != text:
         raise BadManifest("not the key of a subnet", hint="one such as 10.5.52.0-24")
     return LeaseKey(text, subnets, lease_name(subnets))
 
 
+@lru_cache(maxsize=10_000)
 def lease_key_of_name(name: str) -> LeaseKey:
     """That of the SubnetLease with this name. Raises BadManifest."""
     parts = [part.rpartition("-") for part in name.split("&")]
@@ -85,11 +87,11 @@ def lease_key_of_name(name: str) -> LeaseKey:
     raise BadManifest(f"SubnetLease {name} is not named by its subnets", hint="a name such as 10.5.52.0-24")
 
 
-def _networks(address: str, length: str, address6: str | None, length6: str | None) -> Iterator[str]:
+def _networks(address: str, length: str, address6: str | None, length6: str | None) -> Iterator[IPNetwork]:
     if f"{address}/{length}" != _NO_SUBNET:
-        yield f"{address}/{length}"
+        yield parsed(IPv4Network, f"{address}/{length}")
     if address6 is not None:
-        yield f"{address6}/{length6}"
+        yield parsed(IPv6Network, f"{address6}/{length6}")
 
 
 def _key_text(subnets: NodeSubnets) -> str:
@@ -125,8 +127,8 @@ def lease_of(key: LeaseKey, value: bytes, holder: bytes | None, *, reserved: boo
         raise BadManifest(f"not a lease: {error}") from error
 
 
-def _address(kind: type[Any], text: str | None) -> Any:
-    return kind(text) if text and text != _NO_IPV4 else None
+def _address(kind: Any, text: str | None) -> Any:
+    return parsed(kind, text) if text and text != _NO_IPV4 else None
 
 
 def lease_value(lease: SubnetLease) -> bytes:
