@@ -14,38 +14,37 @@ from ipaddress import IPv4Address
 from percale.backend.protocol import ExclusiveId, LocalNode
 from percale.ipam.subnet_plan import first_overlap
 from percale.model.addresses import IPAddress, IPNetwork
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.model.subnet_lease import NodeSubnets, SubnetLease, SubnetLeaseSpec
 
 
 def refusal(local: LocalNode, networks: Iterable[IPNetwork], lease: SubnetLease) -> str | None:
     """Why this peer contradicts this node's own lease or the pod network; None when it does not."""
-    theirs = lease.spec
-    if (invalid := _invalid(local, theirs)) is not None:
+    node, addresses, subnets = lease.spec.node, lease.spec.public_ips, lease.spec.subnets
+    if (invalid := _invalid(local, node, addresses, subnets)) is not None:
         return invalid
-    own = local.public_ips
-    for address in theirs.public_ips:
-        if address in own:
-            return f"nodes {theirs.node} and {local.name} have one public address, {address}"
-    pair = first_overlap(local.subnets, theirs.subnets)
+    for address in addresses:
+        if address in local.public_ips:
+            return f"nodes {node} and {local.name} have one public address, {address}"
+    pair = first_overlap(local.subnets, subnets)
     if pair is not None:
-        return f"subnet {pair[1]} of node {theirs.node} overlaps {pair[0]} of node {local.name}"
+        return f"subnet {pair[1]} of node {node} overlaps {pair[0]} of node {local.name}"
     for network in networks:
-        for subnet in theirs.subnets:
+        for subnet in subnets:
             if subnet.version == network.version and not subnet.subnet_of(network):  # type: ignore[arg-type]
-                return f"subnet {subnet} of node {theirs.node} is outside the pod network, {network}"
+                return f"subnet {subnet} of node {node} is outside the pod network, {network}"
     return None
 
 
-def _invalid(local: LocalNode, theirs: SubnetLeaseSpec) -> str | None:
+def _invalid(local: LocalNode, node: str, addresses: tuple[IPAddress, ...], subnets: NodeSubnets) -> str | None:
     """Addresses that no pod or machine can have, and subnets that would route the underlay's own packets into the tunnel."""
-    for address in theirs.public_ips:
+    for address in addresses:
         if address.is_unspecified or address.is_loopback or address.is_multicast or address == _BROADCAST:
-            return f"public address {address} of node {theirs.node} is no machine's"
-    machines = [*theirs.public_ips, *local.underlay_addresses]
-    for subnet in theirs.subnets:
+            return f"public address {address} of node {node} is no machine's"
+    machines = [*addresses, *local.underlay_addresses]
+    for subnet in subnets:
         special = subnet.is_loopback or subnet.is_multicast or subnet.is_link_local or subnet.prefixlen == 0
         if special or any(address in subnet for address in machines):
-            return f"subnet {subnet} of node {theirs.node} is not for pods, or has machines in it"
+            return f"subnet {subnet} of node {node} is not for pods, or has machines in it"
     return None
 
 

@@ -7,6 +7,7 @@ and objects deleted by others are restored without the backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -33,7 +34,7 @@ class LocalFamily(Struct, frozen=True):
     """None: no underlay of this family yet."""
 
 
-class LocalNode(Struct, frozen=True):
+class LocalNode(Struct, frozen=True, dict=True):
     """This node as its backend sees it, with the families of the network.
 
     `on_link` are the networks that its interfaces reach without a gateway: they decide between tunnel and direct route.
@@ -50,16 +51,16 @@ class LocalNode(Struct, frozen=True):
         """The first family's."""
         return next(iter(self.families.values())).interface
 
-    @property
+    @cached_property
     def subnets(self) -> NodeSubnets:
         return NodeSubnets(*(each.subnet for each in self.families.values()))
 
-    @property
+    @cached_property
     def underlay_addresses(self) -> list[IPAddress]:
         """All of its interfaces."""
         return [address.ip for each in self.families.values() for address in each.interface.addresses]
 
-    @property
+    @cached_property
     def public_ips(self) -> tuple[IPAddress, ...]:
         """Of the families with an underlay."""
         return tuple(each.public_ip for each in self.families.values() if each.public_ip is not None)

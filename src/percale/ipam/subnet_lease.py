@@ -70,8 +70,10 @@ async def acquire(store: Store, config: NetworkConfig, claimant: Claimant) -> He
     """
     leases = await store.list(SubnetLease)
     _check_unique(claimant, leases)
-    own = [lease for lease in leases if _is_of_node(claimant, lease)]
-    others = [lease for lease in leases if not _is_of_node(claimant, lease)]
+    own: list[SubnetLease] = []
+    others: list[SubnetLease] = []
+    for lease in leases:
+        (own if _is_of_node(claimant, lease) else others).append(lease)
     preferred = _preferred(config, claimant, own)
     kept = next((lease for lease in own if lease.spec.subnets in preferred), None)
     for lease in own:
@@ -274,9 +276,14 @@ def _is_of_node(claimant: Claimant, lease: SubnetLease) -> bool:
     spec = lease.spec
     if spec.node == claimant.node:
         return True
-    if MACHINE in lease.metadata.annotations or not set(claimant.public_ips).intersection(spec.public_ips):
+    if MACHINE in lease.metadata.annotations or _shared_address(claimant, spec) is None:
         return False
     return spec.node in map(str, spec.public_ips)
+
+
+def _shared_address(claimant: Claimant, spec: SubnetLeaseSpec) -> IPAddress | None:
+    """A public address of both."""
+    return next((address for address in claimant.public_ips if address in spec.public_ips), None)
 
 
 def _is_ours(lease: SubnetLease, claimant: Claimant) -> bool:
@@ -297,9 +304,9 @@ def _check_unique(claimant: Claimant, leases: Iterable[SubnetLease]) -> None:
                     hint=f"give this node another name, or delete SubnetLease {lease.metadata.name} "
                     "if that machine is gone",
                 )
-        elif not _is_of_node(claimant, lease) and (shared := set(claimant.public_ips).intersection(other.public_ips)):
+        elif (shared := _shared_address(claimant, other)) is not None and not _is_of_node(claimant, lease):
             raise BadConfig(
-                f"public address {shared.pop()} is node {other.node}'s too",
+                f"public address {shared} is node {other.node}'s too",
                 where=claimant.where,
                 hint=f"set --public-ip on one of them, or delete SubnetLease {lease.metadata.name} "
                 f"if {other.node} is gone",

@@ -91,7 +91,7 @@ def first_overlap(subnets: Iterable[IPNetwork], others: Iterable[IPNetwork]) -> 
     """The first pair of one's own and another's subnet that overlap."""
     for mine in subnets:
         for other in others:
-            if mine.version == other.version and mine.overlaps(other):
+            if mine.version == other.version and (mine.network_address in other or other.network_address in mine):
                 return mine, other
     return None
 

@@ -57,6 +57,8 @@ class DeclaredElements:
         before = self._by_source.pop(source, frozenset())
         if now:
             self._by_source[source] = now
+        if now == before:
+            return False
         for key in now - before:
             self._sources[key] += 1
         for key in before - now:
@@ -64,7 +66,7 @@ class DeclaredElements:
             if not self._sources[key]:
                 del self._sources[key]
         self._changed |= now ^ before
-        return now != before
+        return True
 
     def changes(self) -> Transaction:
         """What has changed since the last call."""
