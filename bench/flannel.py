@@ -112,22 +112,22 @@ class _Percale:
 
     def start(self, world: _World, name: str) -> int:
         directory = world.directory / name
-        config = {
-            "node": name,
-            "store": f"etcd:{ETCD}",
-            "iface": ["eth0"],
-            "stateDir": str(directory / "state"),
-            "runDir": str(directory / "run"),
-            "subnetFile": str(directory / "subnet.env"),
-            "http": None,
-            "cni": {
-                "confDir": str(directory / "net.d"),
-                "binDir": str(directory / "bin"),
-                "socket": str(directory / "cni.sock"),
-            },
+        settings = {  # as deploy/systemd has them: flannel has no Services
+            "NODE": name,
+            "STORE": f"etcd:{ETCD}",
+            "IFACE": "eth0",
+            "STATE_DIR": directory / "state",
+            "RUN_DIR": directory / "run",
+            "SUBNET_FILE": directory / "subnet.env",
+            "HTTP": "none",
+            "CNI_CONF_DIR": directory / "net.d",
+            "CNI_BIN_DIR": directory / "bin",
+            "CNI_SOCKET": directory / "cni.sock",
+            "SERVICES_ENABLED": "false",
         }
-        (directory / "agent.yaml").write_text(json.dumps(config))
-        return world.spawn_in(name, PERCALE, "agent", "--config", str(directory / "agent.yaml"))
+        return world.spawn_in(
+            name, "env", *(f"PERCALE_{key}={value}" for key, value in settings.items()), PERCALE, "agent"
+        )
 
     def serves(self, world: _World, name: str) -> bool:
         return (world.directory / name / "net.d" / "10-percale.conflist").exists()
