@@ -16,6 +16,8 @@ from msgspec import inspect
 from percale.agent.status import Status
 from percale.cli.bgp.routes import BgpRoutesDocument
 from percale.cli.bgp.status import BgpStatusDocument
+from percale.cli.checked_host import CheckedHost
+from percale.cli.doctor import DoctorDocument
 from percale.cli.etcd import EtcdDocument
 from percale.cli.findings import FindingsDocument
 from percale.cli.ipam.check import IpamCheckDocument
@@ -25,7 +27,6 @@ from percale.cli.lab.watch import WatchedDocument
 from percale.cli.plan.name import NamedAddress
 from percale.cli.plan.next import NextFree
 from percale.cli.policy.test_report import TestsDocument
-from percale.cli.preflight import PreflightDocument
 from percale.explain.matrix.document import DiffDocument, MatrixDocument
 from percale.explain.services.document import ServiceDocument as ShownService
 from percale.explain.services.list import Row
@@ -56,6 +57,7 @@ ANSWERS: Mapping[str, Answer] = {
     "bgp status": Answer("all sessions are established", "some are not", {"": BgpStatusDocument}),
     "completion": Answer("shown"),
     "delete": Answer(),
+    "doctor": Answer("nothing is wrong", "something is", {"": DoctorDocument}, other="3: warnings, and no error"),
     "etcd init": Answer("written"),
     "etcd reserve": Answer("reserved"),
     "etcd show": Answer("shown", json={"": EtcdDocument}),
@@ -107,7 +109,7 @@ ANSWERS: Mapping[str, Answer] = {
     ),
     "policy test": Answer("every probe is as expected", "some are not", {"": TestsDocument}),
     "preflight": Answer(
-        "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": PreflightDocument}
+        "no errors; with `--strict` no warnings", "errors; with `--strict` warnings", {"": CheckedHost}
     ),
     "service check": Answer("no errors", "errors", {"": FindingsDocument}),
     "service list": Answer("shown", json={"an array": Row}),

@@ -1,4 +1,4 @@
-"""What checks look at: the network namespace and files of the process, and what the agent will be told; each read once."""
+"""What checks look at: the network namespace and files of the process, the agent and its store; each read once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from pathlib import Path
 from msgspec import Struct
 
 from percale.agent.config.settings import AgentConfig
+from percale.agent.http import client
 from percale.agent.network.underlay import interface_options
 from percale.agent.pid_file import running_agent
+from percale.agent.status import Status
 from percale.backend.interface_selection import UnderlayAddress, select_interface
+from percale.checks.stored_objects import StoredObjects
+from percale.errors import AgentError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.protocol import Underlay
 from percale.kernel.rtnl.driver import opened
 from percale.kernel.rtnl.dump import NetlinkDump
 from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
-from percale.model.netconf import NetworkConfig
-from percale.render.objects import Link
+from percale.model.netconf import NetworkConfig, network_config, parse_network_config, read_net_conf
+from percale.render.objects import KernelObject, Link
+
+_PATIENCE = 1.0
+"""Seconds for the agent's answer."""
 
 
 class Process(Struct, frozen=True):
@@ -83,6 +90,12 @@ class Host:
         with closing(netlink.Socket(netlink.ROUTE)) as socket:
             return list(NetlinkDump(socket).links())
 
+    @property
+    def owned(self) -> Sequence[KernelObject]:
+        """What the kernel has of ours now."""
+        with closing(netlink.Socket(netlink.ROUTE)) as socket:
+            return list(NetlinkDump(socket).ours())
+
     @cached_property
     def processes(self) -> Sequence[Process]:
         """Those that see this network."""
@@ -99,3 +112,27 @@ class Host:
     def agent(self) -> int | None:
         """The process of a Percale agent that serves this node already."""
         return running_agent(Path(self.config.runDir))
+
+    @cached_property
+    def status(self) -> Status | None:
+        """What that agent says; None: it does not answer."""
+        if self.config.http is None:
+            return None
+        try:
+            return client.decode(client.fetch(self.config.http, _PATIENCE))
+        except AgentError:
+            return None
+
+    @cached_property
+    def store(self) -> StoredObjects:
+        """The agent's."""
+        return StoredObjects(self.config.store)
+
+
+def given_network(config: AgentConfig) -> NetworkConfig | None:
+    """The one of the agent's configuration; None: it is in the store. Raises BadNetworkConfig."""
+    if config.network is not None:
+        return network_config(config.network, "network")
+    if config.networkFile is not None:
+        return parse_network_config(read_net_conf(config.networkFile), config.networkFile)
+    return None

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from percale.checks import filters, kernel_features, lab, others, settings, underlay
+from percale.checks import (
+    agent,
+    filters,
+    kernel_features,
+    lab,
+    leases,
+    limits,
+    node_state,
+    others,
+    peers,
+    services,
+    settings,
+    underlay,
+)
 from percale.checks.check import Check
 
 _NO_PODS = "pods are not attached: ADD fails"
 _NOT_ACROSS = "pods of other nodes are not reached"
 _POLICIES = "policies and Services are not enforced"
 
-NODE = (
+FEATURES = (
     Check("kernel", "features of newer kernels are missing, with the errors below", kernel_features.version),
     Check("veth", _NO_PODS, kernel_features.veth),
     Check("bridge", _NO_PODS, kernel_features.bridge),
@@ -21,6 +34,10 @@ NODE = (
     Check("nftables", _POLICIES, kernel_features.nftables),
     Check("conntrack", "answers are dropped, Services are not translated", kernel_features.conntrack),
     Check("ipv6", "pods have no IPv6 address", kernel_features.ipv6),
+)
+"""What the kernel must be able to do: an agent that is ready has found it so."""
+
+HOST = (
     Check("bridge-netfilter", "policies do not see packets between pods of one node", settings.bridge_netfilter),
     Check(
         "forwarding",
@@ -44,9 +61,31 @@ NODE = (
         "kube-proxy", "connections to Services are translated twice, or by the other one's endpoints", others.kube_proxy
     ),
     Check("ports", "load balancers and probes ask another program", others.ports),
+    Check("address-ranges", "packets for pods or Services go to other machines, or theirs to pods", leases.ranges),
     Check("clock", "certificates are refused, leases end too early", settings.clock),
 )
-"""What a node needs."""
+"""What else a node needs, before and after."""
+
+NODE = (*FEATURES, *HOST)
+"""What is checked before an agent is installed."""
+
+RUNNING = (
+    Check("agent", "nothing new gets a route, a rule or an address; what is there goes on", agent.answers),
+    Check("agent-problems", "the agent cannot do something that it is asked for", agent.problems),
+    Check("store", "new pods, policies and Services of the cluster are not seen", agent.store),
+    Check("conflist", "the container runtime attaches no pod", agent.conflist),
+    Check("subnet-file", "docker and others do not know this node's subnet", agent.subnet_file),
+    Check("tables", "policies, Services and masquerading do nothing", node_state.tables),
+    Check("leases", "two nodes take each other's packets", leases.conflicts),
+    Check("peers", _NOT_ACROSS, peers.reached),
+    Check("large-packets", "small packets pass, large ones hang", peers.large_packets),
+    Check("peer-entries", _NOT_ACROSS, peers.entries),
+    Check("pod-devices", "a pod is not reached, or its large packets hang", node_state.pod_devices),
+    Check("endpoints", "connections to a Service are refused", services.endpoints),
+    Check("conntrack-table", "new connections time out at times", limits.conntrack),
+    Check("neighbour-table", "new neighbours are not reached at times", limits.neighbours),
+)
+"""Of a node whose agent is to run."""
 
 LAB = (Check("user-namespaces", "`percale lab up` cannot start as this user", lab.user_namespaces),)
 """What a lab needs beyond."""

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "bgp": "BGP sessions and routes of this node, or of a lab's nodes.",
         "completion": "The script that completes words in bash, zsh or fish.",
         "delete": "Delete objects of a store, by file or by name.",
+        "doctor": "What is wrong on a node, or in a lab, by what it is seen, and what to type.",
         "etcd": "The network's configuration and leases in an etcd, as flannel has them: write, show, reserve.",
         "get": "Show objects of a store: policies, services, leases, …",
         "ipam": "IP pools: what is in use, what leaks, and giving it back.",

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import Struct
 
-from percale.checks.check import Finding
+from percale.cli.checked_host import checked, print_advice, print_table
 from percale.cli.options import output_option
 from percale.errors import PercaleError
-from percale.text_columns import table
 
 if TYPE_CHECKING:
     from percale.checks.host import Host
 
 _NO_STORE = "files:/nonexistent"
 """None is opened; its server's clock is looked at, where it has one."""
-
-
-class PreflightDocument(Struct, frozen=True):
-    """All checks that concern the host, and how many there are of each result; the field names are an interface."""
-
-    checks: Sequence[Finding]
-    ok: int
-    warning: int
-    error: int
-    unknown: int
 
 
 @click.command()
@@ -72,37 +58,20 @@ def preflight(
     }
     host = _host(config, {name: value for name, value in flags.items() if value not in (None, ())})
     found = list(findings((*NODE, *(LAB if with_lab else ())), host))
-    count = Counter(each.result for each in found)
+    document = checked(found)
     if output == "json":
-        click.echo(
-            format_json(PreflightDocument(found, count["ok"], count["warning"], count["error"], count["unknown"]))
-        )
+        click.echo(format_json(document))
     else:
-        _print(found)
-    return 1 if count["error"] or (strict and count["warning"]) else 0
+        print_table(found)
+        print_advice(found)
+    return 1 if document.error or (strict and document.warning) else 0
 
 
 def _host(config: Path | None, flags: dict[str, object]) -> Host:
     from percale.agent.config import loader
-    from percale.checks.host import Host
-    from percale.model.netconf import network_config, parse_network_config, read_net_conf
+    from percale.checks.host import Host, given_network
 
     if os.geteuid() != 0:
         raise PercaleError("preflight tries the kernel's features, which needs root", hint="sudo percale preflight")
     settings = loader.load(config, {"PERCALE_STORE": _NO_STORE, **os.environ}, flags)
-    network = None
-    if settings.network is not None:
-        network = network_config(settings.network, "network")
-    elif settings.networkFile is not None:
-        network = parse_network_config(read_net_conf(settings.networkFile), settings.networkFile)
-    return Host(settings, network)
-
-
-def _print(found: Sequence[Finding]) -> None:
-    rows = [("CHECK", "RESULT", "EVIDENCE"), *((each.check, each.result, each.evidence) for each in found)]
-    click.echo(table(rows))
-    for each in found:
-        if each.symptom is not None:
-            click.echo(f"\n{each.check}: {each.symptom}")
-            for command in each.type:
-                click.echo(f"  type: {command}")
+    return Host(settings, given_network(settings))

@@ -1,4 +1,5 @@
-"""Echo requests (ping) from this network namespace. Called by `agent/network/peer_probes.py`, on its event loop.
+"""Echo requests (ping) from this network namespace. Called by `agent/network/peer_probes.py`, on its event loop, and by
+`checks/echo.py`.
 
 A raw socket gets the replies that anybody sends to this node, and any pod may send as many as it likes: the kernel drops those
 that have not this socket's identifier.
@@ -25,6 +26,9 @@ _LONGEST = 2048
 _MOST = 100
 """Replies that are read at a time."""
 _SO_ATTACH_FILTER = 26
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
+"""Requests are fragmented where they must be, as a tunnel's packets are."""
+_IP_LENGTH = {4: 20, 6: 40}
 _INSTRUCTION = struct.Struct("=HBBI")
 _IP_HEADER_LENGTH, _LOAD_BYTE, _LOAD_HALF, _EQUAL, _RETURN = 0xB1, 0x50, 0x48, 0x15, 0x06
 """Instructions of classic BPF; X is the length of the IP header, which comes before ICMP's with IPv4 only, and else 0."""
@@ -47,6 +51,10 @@ class EchoSocket:
             passed = [0xFFFFFFFF] * 8
             passed[_REPLY[6] >> 5] &= ~(1 << (_REPLY[6] & 31))
             self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP_FILTER, struct.pack("=8I", *passed))
+        level, option = (
+            (socket.IPPROTO_IP, _IP_MTU_DISCOVER) if version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)
+        )
+        self._socket.setsockopt(level, option, _PMTUDISC_DONT)
         _attach_filter(self._socket, version, self._identifier)
 
     def fileno(self) -> int:
@@ -55,11 +63,12 @@ class EchoSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def send(self, address: IPAddress, sequence: int) -> None:
-        """One request; that it cannot be sent is as if nobody had answered."""
+    def send(self, address: IPAddress, sequence: int, size: int = 0) -> None:
+        """One request; that it cannot be sent is as if nobody had answered. `size`: bytes of the IP packet, at least."""
         packet = _HEADER.pack(_REQUEST[self._version], 0, 0, self._identifier, sequence)
         if self._version == 4:  # the kernel computes ICMPv6's
             packet = packet[:2] + _checksum(packet) + packet[4:]
+        packet = packet.ljust(size - _IP_LENGTH[self._version], b"\0")  # zeros change no checksum
         with suppress(OSError):
             self._socket.sendto(packet, (str(address), 0))
 

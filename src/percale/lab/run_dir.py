@@ -181,6 +181,13 @@ def locate(name: str) -> LabDir:
     return lab_dir
 
 
+def lab_of_node(state: Path) -> LabDir | None:
+    """The lab whose node's agent has this state directory; None: it is of no lab."""
+    directory = state.parent.parent.parent
+    found = LabDir(directory.name, directory)
+    return found if found.node(state.parent.name).state == state and found.control.is_socket() else None
+
+
 def running(lab_dir: LabDir) -> int | None:
     """The pid of the lab's init; None when no process of the lab runs."""
     try:

@@ -1,6 +1,6 @@
 """Fetches a running agent's status over HTTP; standard library only, so that `percale status` starts fast.
 
-Called by cli/status.py.
+Called by cli/status.py and checks/host.py.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def address(file: Path | None, environ: Mapping[str, str], flag: str | None) -> 
     return settings.http
 
 
-def fetch(where: str) -> bytes:
+def fetch(where: str, timeout_seconds: float = _TIMEOUT) -> bytes:
     """The status document. Raises AgentError."""
-    connection = _connection(where)
+    connection = _connection(where, timeout_seconds)
     try:
         connection.request("GET", "/status")
         answer = connection.getresponse()
@@ -65,19 +65,19 @@ def decode(document: bytes) -> Status:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def _connection(where: str) -> http.client.HTTPConnection:
+def _connection(where: str, timeout_seconds: float) -> http.client.HTTPConnection:
     if where.startswith("unix:"):
-        return _UnixConnection(where.removeprefix("unix:"))
+        return _UnixConnection(where.removeprefix("unix:"), timeout_seconds)
     host, _, port = where.rpartition(":")
     host = "localhost" if host == "*" else host.strip("[]")
-    return http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT)
+    return http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)

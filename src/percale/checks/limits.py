@@ -1,0 +1,57 @@
+"""Tables of the kernel that have a limit: connections and neighbours. What does not fit is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from percale.checks.check import Outcome, bad, doubtful, good
+from percale.checks.host import Host
+from percale.kernel import sysctl
+from percale.kernel.netlink import route
+from percale.kernel.netlink import socket as netlink
+from percale.model.ip_family import Family
+
+_NEARLY_FULL, _FULL = 0.8, 0.95
+_CONNTRACK = "net/netfilter/nf_conntrack"
+_THRESHOLD = {Family.IPV4: "net/ipv4/neigh/default/gc_thresh", Family.IPV6: "net/ipv6/neigh/default/gc_thresh"}
+
+
+def conntrack(_host: Host) -> Outcome | None:
+    """Connections that are tracked; the limit is the machine's, the count this network namespace's."""
+    try:
+        count, most = (int(sysctl.read(f"{_CONNTRACK}_{name}")) for name in ("count", "max"))
+    except OSError:
+        return None  # told by the check of the kernel's features
+    return _fullness(f"{count} of {most} connections are tracked", count, most, [f"{_CONNTRACK}_max={2 * most}"])
+
+
+def neighbours(host: Host) -> Outcome | None:
+    """Those that the kernel has learned: the agent's entries do not count. Only the host's own namespace shows the limit."""
+    worst: Outcome | None = None
+    for family in host.families:
+        try:
+            most = int(sysctl.read(f"{_THRESHOLD[family]}3"))
+        except OSError:
+            continue
+        count = sum(1 for _ in _learned(family))
+        more = [f"{_THRESHOLD[family]}{number}={most * factor}" for number, factor in ((3, 4), (2, 2))]
+        found = _fullness(f"{count} of {most} IPv{family} neighbours are known", count, most, more)
+        worst = found if worst is None or worst.result == "ok" else worst
+    return worst
+
+
+def _learned(family: Family) -> Iterator[route.SeenNeighbour]:
+    version = 4 if family is Family.IPV4 else 6
+    with closing(netlink.Socket(netlink.ROUTE)) as socket:
+        for message in socket.dump(route.RTM_GETNEIGH, route.query_neighbours()):
+            seen = route.decode_neighbour(message.body)
+            if seen is not None and not seen.permanent and seen.dst is not None and seen.dst.version == version:
+                yield seen
+
+
+def _fullness(words: str, count: int, most: int, settings: list[str]) -> Outcome:
+    commands = [f"sysctl -w {each.replace('/', '.')}" for each in settings]
+    if count >= most * _FULL:
+        return bad(words, *commands)
+    return doubtful(words, *commands) if count >= most * _NEARLY_FULL else good(words)

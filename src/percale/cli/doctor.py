@@ -1,0 +1,121 @@
+"""`percale doctor`: what is wrong on a node whose agent runs, or on all nodes of a lab; for each fault what to type."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from msgspec import Struct
+
+from percale.cli.checked_host import CheckedHost, checked, print_advice, print_table
+from percale.cli.lab_option import given_lab
+from percale.cli.options import output_option
+from percale.errors import LabError
+
+if TYPE_CHECKING:
+    from percale.agent.config.settings import AgentConfig
+    from percale.checks.host import Host
+
+_AT_A_TIME = 4
+"""Nodes of a lab that are looked at at once."""
+_WARNINGS = 3
+"""The exit code when nothing is worse."""
+
+
+class DoctorDocument(Struct, frozen=True):
+    """By node; the field names are an interface."""
+
+    nodes: Mapping[str, CheckedHost]
+
+
+@click.command(short_help="What is wrong on this node, or in a lab, and what to type.")
+@click.option("--config", metavar="FILE", type=Path, envvar="PERCALE_CONFIG", help="The agent's configuration file.")
+@click.option("--lab", metavar="NAME", callback=given_lab, help="A lab: all of its nodes.")
+@click.option("--all", "everything", is_flag=True, help="Also the checks that find nothing.")
+@output_option
+def doctor(*, config: Path | None, lab: str | None, everything: bool, output: str | None) -> int:
+    """Check this node and its agent, as root: the host, the agent, its store, peers, tables, limits.
+
+    Nothing is changed. For each fault: what it means, by what it was seen, what to type. Exits with 1 on errors, with
+    3 when there are only warnings.
+    """
+    from percale.cli.json_output import format_json
+
+    nodes = _nodes_of_lab(lab) if lab is not None else _this_node(config)
+    if output == "json":
+        click.echo(format_json(DoctorDocument(nodes)))
+    else:
+        for name, host in nodes.items():
+            _print(name, host, everything=everything)
+    if any(host.error for host in nodes.values()):
+        return 1
+    return _WARNINGS if any(host.warning for host in nodes.values()) else 0
+
+
+def _this_node(config: Path | None) -> dict[str, CheckedHost]:
+    from percale.agent.config import loader
+    from percale.checks.check import findings
+    from percale.checks.registry import FEATURES, HOST, RUNNING
+
+    host = _host(loader.load(config, os.environ, {}))
+    features = FEATURES if host.status is None or not host.status.ready else ()
+    return {host.config.node: checked(list(findings((*RUNNING, *HOST, *features), host)))}
+
+
+def _host(settings: AgentConfig) -> Host:
+    """With the network that the agent has: its configuration's, else the store's. Raises BadNetworkConfig."""
+    from percale.checks.host import Host, given_network
+    from percale.checks.stored_objects import stored_network
+
+    given = given_network(settings)
+    return Host(settings, given if given is not None else stored_network(Host(settings).store))
+
+
+def _nodes_of_lab(lab: str) -> dict[str, CheckedHost]:
+    from percale.lab.api.client import ask
+    from percale.lab.api.status import LabStatus
+    from percale.lab.run_dir import locate
+
+    status = msgspec.convert(ask(locate(lab), "status"), LabStatus)
+    names = [each.name for each in status.machines if each.agent is not None]
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return dict(zip(names, pool.map(lambda name: _node_of_lab(lab, name), names), strict=True))
+
+
+def _node_of_lab(lab: str, node: str) -> CheckedHost:
+    """As one types it there."""
+    program = [sys.executable, "-c", "from percale.cli.main import main; main()"]
+    command = [*program, "lab", "node", "--lab", lab, node, "--", "percale", "doctor", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = json.loads(done.stdout)
+        return msgspec.convert(answer["nodes"][node], CheckedHost)
+    except (ValueError, KeyError) as error:
+        raise LabError(
+            f"{node}: {done.stderr.strip() or 'no answer'}", hint=f"percale lab --lab {lab} status"
+        ) from error
+
+
+def _print(name: str, host: CheckedHost, *, everything: bool) -> None:
+    wrong = [each for each in host.checks if each.symptom is not None and each.result != "unknown"]
+    counts = [f"{number} {word}" for number, word in _counts(host) if number]
+    click.echo(f"{name}: {', '.join(counts)}")
+    if everything:
+        print_table(host.checks)
+    elif wrong:
+        print_table(wrong)
+    print_advice(wrong)
+    if wrong:
+        click.echo()
+
+
+def _counts(host: CheckedHost) -> Sequence[tuple[int, str]]:
+    return (host.error, "error"), (host.warning, "warning"), (host.unknown, "unknown"), (host.ok, "ok")
