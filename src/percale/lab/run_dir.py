@@ -30,10 +30,6 @@ from msgspec import Struct
 from percale.errors import LabError, NoSuchLab
 from percale.lab.default_lab import default_lab
 
-_ROUTINE = re.compile(r"\S+ (debug|info) ")
-_STARTING = re.compile(r"\S+ info +starting ")
-_PROBLEM = re.compile(r'\S+ (warn|info) +problem(?P<cleared> cleared)? +source=(?P<source>"[^"]*"|\S+)')
-"""Of agents' logs."""
 _GROUP_MARGIN = re.compile(r"^ +[|+] ?")
 """What a traceback puts in front of the lines of a group of errors."""
 _FRAME = re.compile(
@@ -270,23 +266,6 @@ def log_tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     told = (_GROUP_MARGIN.sub("", line) for line in reversed(lines))
     return next((line.strip() for line in told if line.strip() and not _FRAME.match(line)), "nothing in its log yet")
-
-
-def agent_trouble(log: Path) -> str:
-    """The last problem in an agent's log that it has not cleared since; without one, the last line."""
-    tail = log_tail(log)
-    if not _ROUTINE.match(tail):
-        return tail
-    cleared = set()
-    for line in reversed(log.read_text(errors="replace").splitlines()):
-        if _STARTING.match(line):
-            break
-        told = _PROBLEM.match(line)
-        if told and told["cleared"]:
-            cleared.add(told["source"])
-        elif told and told["source"] not in cleared:
-            return line.strip()
-    return tail
 
 
 def _wait_until_dead(lab_dir: LabDir, timeout: float) -> bool:

@@ -137,29 +137,6 @@ def test_the_end_of_a_log_tells_the_error(tmp_path: Path, program: str, last: st
     assert run_dir.log_tail(log) == last
 
 
-STARTING, JOINED = "18:34:43.100 info  starting  node=a store=files:/s", "18:34:44.925 info  peer joined  node=b"
-PROBLEM = '18:34:44.100 warn  problem  source="kernel node/device" error="Unknown device type"'
-CLEARED = '18:34:44.900 info  problem cleared  source="kernel node/device"'
-
-
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        ((STARTING, PROBLEM, JOINED), PROBLEM),
-        ((STARTING, PROBLEM, CLEARED, JOINED), JOINED),
-        ((PROBLEM, STARTING, JOINED), JOINED),
-        ((STARTING, PROBLEM, "OSError: no room"), "OSError: no room"),
-        ((), "nothing in its log yet"),
-    ],
-    ids=["before news", "cleared", "of the agent before", "ended", "empty"],
-)
-def test_an_agent_is_not_ready_for_a_problem_and_not_for_news(
-    tmp_path: Path, lines: tuple[str, ...], told: str
-) -> None:
-    (tmp_path / "log").write_text("".join(f"{line}\n" for line in lines))
-    assert run_dir.agent_trouble(tmp_path / "log") == told
-
-
 def test_commands_that_are_printed_name_the_lab_where_another_is_meant_without(monkeypatch: pytest.MonkeyPatch) -> None:
     one, lab = run_dir.locate("one"), run_dir.locate("lab")
     assert (one.command("get pods -A"), lab.command("up")) == ("percale lab get --lab one pods -A", "percale lab up")

@@ -1,15 +1,16 @@
-"""The status of each node's agent, and its peers. Called by `machine_verbs`."""
+"""The status of each node's agent, its peers, and why it is not ready. Called by `machine_verbs`."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from percale.errors import PercaleError
 from percale.lab.api.status import PeerStatus
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.netns_visit import visit_async
-from percale.lab.run_dir import NodeDir
+from percale.lab.run_dir import NodeDir, log_tail
 
 if TYPE_CHECKING:
     from percale.agent.status import Status
@@ -18,12 +19,13 @@ _AT_A_TIME = 8
 """Agents asked at once: each imports its web server with the first request."""
 
 
-async def peers_of(nodes: list[NodeDir]) -> list[tuple[PeerStatus, ...] | None]:
-    """None: its agent does not answer."""
-    return [
-        tuple(PeerStatus(each.node, each.path, each.reached, each.problem) for each in status.peers) if status else None
-        for status in await statuses_of(nodes)
-    ]
+def peers_of(status: Status) -> tuple[PeerStatus, ...]:
+    return tuple(PeerStatus(each.node, each.path, each.reached, each.problem) for each in status.peers)
+
+
+def why_unready(status: Status | None, log: Path) -> str:
+    """What the agent waits for first; of one that does not answer, or is ready by now, the end of its log."""
+    return status.waitingFor[0] if status is not None and status.waitingFor else log_tail(log)
 
 
 async def statuses_of(nodes: list[NodeDir]) -> list[Status | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from percale.errors import LabError, NotFound
 from percale.explain.end_names import NamedNumber, find_port
 from percale.explain.why.through_service import service_at
-from percale.lab.api.agent_statuses import peers_of, statuses_of
+from percale.lab.api.agent_statuses import peers_of, statuses_of, why_unready
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
 from percale.lab.api.server import Answer, Verb
@@ -19,7 +19,6 @@ from percale.lab.api.status import LabStatus, MachineStatus, Summary
 from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.nsenter import ExecTarget
-from percale.lab.run_dir import agent_trouble
 from percale.lab.spec.topology import LabNode, Machine
 from percale.model.addresses import IPAddress
 from percale.model.node import Node
@@ -27,6 +26,9 @@ from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.objects.columns import missing_pods
+
+if TYPE_CHECKING:
+    from percale.agent.status import Status
 
 
 class MachineVerbs(Struct, frozen=True):
@@ -75,9 +77,8 @@ class MachineVerbs(Struct, frozen=True):
 
     async def status(self) -> Answer:
         """Machines, agents, peers, problems."""
-        machines, lab_dir = self.cluster.machines, self.cluster.machines.lab_dir
-        nodes = [node.name for node in machines.topology.nodes]
-        peers = dict(zip(nodes, await peers_of(list(map(lab_dir.node, nodes))), strict=True))
+        machines = self.cluster.machines
+        statuses = await self._agent_statuses([node.name for node in machines.topology.nodes])
         leases = {lease.spec.node: lease for lease in self.cluster.cache.all(SubnetLease)}
         status = LabStatus(
             **asdict(self._summary()),
@@ -88,12 +89,12 @@ class MachineVerbs(Struct, frozen=True):
                     address=str(machine.address.ip),
                     subnets=tuple(map(str, leases[machine.name].spec.subnets)) if machine.name in leases else (),
                     agent=machines.agents.state(machine.name) if machine.kind == "node" else None,
-                    peers=peers.get(machine.name),
+                    peers=peers_of(found) if (found := statuses.get(machine.name)) is not None else None,
                 )
                 for machine in machines.topology.machines
             ),
             cuts=machines.cut_pairs(),
-            problems=tuple(self._problems()),
+            problems=tuple(self._problems(statuses)),
         )
         answer: Answer = to_builtins(status)
         return answer
@@ -103,18 +104,22 @@ class MachineVerbs(Struct, frozen=True):
         names = [each.name for each in self.cluster.machines.topology.nodes]
         if node is not None and node not in names:
             raise NotFound(f"no node {node}", hint=f"nodes are {', '.join(names)}")
-        asked = [node] if node is not None else names
-        found = await statuses_of([self.cluster.machines.lab_dir.node(name) for name in asked])
-        return {"nodes": {name: to_builtins(each) if each else None for name, each in zip(asked, found, strict=True)}}
+        found = await self._agent_statuses([node] if node is not None else names)
+        return {"nodes": {name: to_builtins(each) if each else None for name, each in found.items()}}
 
-    def _problems(self) -> Iterator[str]:
+    async def _agent_statuses(self, names: Sequence[str]) -> dict[str, Status | None]:
+        """By node; None: its agent does not answer."""
+        lab_dir = self.cluster.machines.lab_dir
+        return dict(zip(names, await statuses_of([lab_dir.node(name) for name in names]), strict=True))
+
+    def _problems(self, statuses: Mapping[str, Status | None]) -> Iterator[str]:
         machines = self.cluster.machines
-        for node in machines.topology.nodes:
-            state = machines.agents.state(node.name)
-            if state.problem is not None:
-                yield f"{node.name}: {state.problem}"
+        for name, status in statuses.items():
+            state = machines.agents.state(name)
             if not state.ready:
-                yield f"the agent of {node.name}: {agent_trouble(machines.lab_dir.node(node.name).log)}"
+                yield f"the agent of {name}: {why_unready(status, machines.lab_dir.node(name).log)}"
+            elif state.problem is not None:
+                yield f"{name}: {state.problem}"
         yield from missing_pods(self.cluster.cache.all(Pod), self.cluster.machines.nodes)
         yield from self.cluster.control.problems
         yield from (f"store: {error}" for error in self.cluster.cache.read_problems.values())
@@ -126,13 +131,13 @@ class MachineVerbs(Struct, frozen=True):
 
     async def missing(self) -> Answer:
         """Nodes and pods that are not ready, and why."""
-        agents, nodes = self.cluster.machines.agents, self.cluster.machines.topology.nodes
+        machines = self.cluster.machines
+        unready = [each.name for each in machines.topology.nodes if not machines.agents.state(each.name).ready]
         lines = [
-            f"node {node.name}: its agent is not ready: {agent_trouble(self.cluster.machines.lab_dir.node(node.name).log)}"
-            for node in nodes
-            if not agents.state(node.name).ready
+            f"node {name}: its agent is not ready: {why_unready(status, machines.lab_dir.node(name).log)}"
+            for name, status in (await self._agent_statuses(unready)).items()
         ]
-        return {"missing": lines + missing_pods(self.cluster.cache.all(Pod), self.cluster.machines.nodes)}
+        return {"missing": lines + missing_pods(self.cluster.cache.all(Pod), machines.nodes)}
 
     async def exec_target(self, target: str, namespace: str | None) -> Answer:
         """The namespace, mounts and environment of this pod, node or host."""
