@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.kernel.conftest import Space
 from tests.kernel.inside import inside
+from tests.waiting import until
 
 from percale.agent.config import loader
 from percale.agent.config.settings import AgentConfig
@@ -35,6 +36,7 @@ class CheckedNode:
         for name in ("all", "eth0", "default"):
             space.shell(f"sysctl -qw net.ipv4.conf.{name}.rp_filter=0")
         space.shell("sysctl -qw net.ipv4.ip_forward=1")
+        until(lambda: "state UP" in space.shell("ip link show eth0"), "eth0 carries packets")
 
     def host(self, network: Mapping[str, Any] | None = None, **settings: Any) -> Host:
         """As the command makes it; a fresh one each time, for it reads once."""

@@ -33,7 +33,6 @@ OLD_NFT = """\
 echo "Error: syntax error, unexpected comment" >&2
 exit 1
 """
-MTU_1450 = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1450}}
 
 
 @pytest.fixture
@@ -216,15 +215,58 @@ def test_no_default_route_no_interface(node: CheckedNode) -> None:
 def test_an_mtu_that_leaves_no_room(node: CheckedNode) -> None:
     node.space.shell("ip link set eth0 mtu 1400")
     assert node.look("mtu").evidence == "eth0 has 1400, pods get 1350"
-    found = node.look("mtu", MTU_1450)
+    found = node.look("mtu", network_of("vxlan", MTU=1450))
     assert (found.result, found.evidence) == ("error", "Backend.MTU is 1450, that of eth0 is 1400")
     node.mend(found)
-    assert node.look("mtu", MTU_1450).result == "ok"
+    assert node.look("mtu", network_of("vxlan", MTU=1450)).result == "ok"
     node.space.shell("ip link set eth0 mtu 600")
     found = node.look("mtu")
     assert found.result == "error"
     node.mend(found)
     assert node.look("mtu").result == "ok"
+
+
+def network_of(backend: str, **options: Any) -> dict[str, Any]:
+    return {"Network": "10.244.0.0/16", "Backend": {"Type": backend, **options}}
+
+
+@pytest.mark.parametrize(("backend", "overhead"), [("ipip", 20), ("udp", 28), ("wireguard", 80), ("bgp", 0)])
+def test_each_backend_leaves_its_own_mtu(node: CheckedNode, backend: str, overhead: int) -> None:
+    network = network_of(backend)
+    assert node.look("mtu", network).evidence == f"eth0 has 1500, pods get {1500 - overhead}"
+    node.space.shell("ip link set eth0 mtu 570")
+    found = node.look("mtu", network)
+    assert found.result == "error"
+    assert found.evidence == f"eth0 has an MTU of 570: {570 - overhead} are left for pods, who need 576"
+    node.mend(found)
+    assert node.look("mtu", network).result == "ok"
+
+
+def test_a_backend_s_mtu_that_leaves_no_room(node: CheckedNode) -> None:
+    found = node.look("mtu", network_of("wireguard", MTU=600))
+    assert found.type == ("ip link set eth0 mtu 1500   # and Backend.MTU 656 in the net-conf.json",)
+    assert node.look("mtu", network_of("wireguard", MTU=656)).result == "ok"
+
+
+@pytest.mark.parametrize(
+    ("network", "port"),
+    [(network_of("udp"), 8285), (network_of("wireguard"), 51820), (network_of("wireguard", ListenPort=8472), 8472)],
+    ids=["udp", "wireguard", "another"],
+)
+def test_each_backend_has_its_own_port(node: CheckedNode, network: dict[str, Any], port: int) -> None:
+    assert node.look("tunnel-port", network).evidence == f"UDP {port} is free"
+    taken = inside(node.space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    taken.bind(("", port))
+    assert node.look("tunnel-port", network).evidence == f"a program has UDP {port}"
+    node.space.shell("ip tuntap add flannel0 mode tun")  # as the program behind it has the port
+    assert node.look("tunnel-port", network).evidence == f"UDP {port} is flannel0's"
+    taken.close()
+    node.space.shell(f"ip link add other type vxlan id 7 remote 192.168.7.2 dev eth0 dstport {port}")
+    assert node.look("tunnel-port", network).evidence == f"the device other has UDP {port}"
+
+
+def test_a_backend_without_a_tunnel_has_no_port(node: CheckedNode) -> None:
+    assert [node.all(network_of(backend))["tunnel-port"] for backend in ("ipip", "host-gw", "bgp")] == [None] * 3
 
 
 def test_a_port_of_the_tunnel_that_is_taken(node: CheckedNode) -> None:

@@ -51,7 +51,7 @@ def store(host: Host) -> Outcome:
 
 def conflist(host: Host) -> Outcome | None:
     """The agent writes it once, when it can attach pods."""
-    if host.status is None or not host.status.ready or host.config.backend == "none":
+    if host.status is None or not host.status.ready or host.backend_type is None:
         return None
     path = Path(host.config.cni.confDir) / FILE
     if not path.exists():
@@ -61,7 +61,7 @@ def conflist(host: Host) -> Outcome | None:
 
 def subnet_file(host: Host) -> Outcome | None:
     """Read by docker and others."""
-    if host.status is None or not host.status.ready or host.config.backend == "none" or host.config.subnetFile is None:
+    if host.status is None or not host.status.ready or host.backend_type is None or host.config.subnetFile is None:
         return None
     if not Path(host.config.subnetFile).exists():
         return bad(f"there is no {host.config.subnetFile}", restart(host))

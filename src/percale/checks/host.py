@@ -16,16 +16,18 @@ from percale.agent.http import client
 from percale.agent.network.underlay import interface_options
 from percale.agent.pid_file import running_agent
 from percale.agent.status import Status
-from percale.backend.interface_selection import UnderlayAddress, select_interface
+from percale.backend.interface_selection import UnderlayAddress, local_node, select_interface
+from percale.backend.protocol import Backend, LocalNode
+from percale.backend.registry import make_backend
 from percale.checks.stored_objects import StoredObjects
 from percale.errors import AgentError
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.protocol import Underlay
 from percale.kernel.rtnl.driver import opened
 from percale.kernel.rtnl.dump import NetlinkDump
-from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig, network_config, parse_network_config, read_net_conf
+from percale.model.subnet_lease import NodeSubnets
 from percale.render.objects import KernelObject, Link
 
 _PATIENCE = 1.0
@@ -39,40 +41,47 @@ class Process(Struct, frozen=True):
     name: str
 
 
+_DEFAULT_NETWORK = network_config({"Network": "10.244.0.0/16"})
+
+
 @dataclass(frozen=True)
 class Host:
     """The host of this process."""
 
     config: AgentConfig
     network: NetworkConfig | None = None
-    """None: it is in the store, which is not asked; then the defaults count."""
+    """None: it is not known."""
     release: str = field(default_factory=lambda: os.uname().release)
     proc: Path = Path("/proc")
 
     @property
+    def network_or_default(self) -> NetworkConfig:
+        """One that is not known counts as vxlan's with its defaults."""
+        return self.network if self.network is not None else _DEFAULT_NETWORK
+
+    @property
     def families(self) -> Sequence[Family]:
-        return tuple(self.network.families) if self.network is not None else (Family.IPV4,)
+        return tuple(self.network_or_default.families)
 
     @property
-    def tunnels(self) -> bool:
-        """Whether the node's own networking is wanted, by vxlan."""
-        if self.config.backend == "none":
-            return False
-        return self.network is None or self.network.backend_type == "vxlan"
-
-    @property
-    def vxlan(self) -> VxlanOptions:
-        """The tunnel's options."""
-        options = self.network.options if self.network is not None else None
-        return options if isinstance(options, VxlanOptions) else VxlanOptions()
+    def backend_type(self) -> str | None:
+        """None: the pods' network is another plugin's."""
+        return self.network_or_default.backend_type if self.config.backend != "none" else None
 
     @property
     def tunnel_port(self) -> int | None:
         """Where peers' packets arrive, by UDP; None: there is no such tunnel."""
-        if self.config.backend == "none":
-            return None
-        options = self.network.options if self.network is not None else VxlanOptions()
-        return next(iter(options.tunnel_ports), None)
+        return next(iter(self.network_or_default.options.tunnel_ports), None) if self.backend_type is not None else None
+
+    @cached_property
+    def backend(self) -> Backend:
+        """With nothing of what it keeps on disk. Raises BadNetworkConfig."""
+        return make_backend(self.network_or_default)
+
+    @cached_property
+    def node(self) -> LocalNode:
+        """As the backend will see it, but for its subnets, which are the whole networks. Raises BadConfig."""
+        return local_node(self.config.node, self.interface, NodeSubnets(*self.network_or_default.networks))
 
     @cached_property
     def underlay(self) -> Underlay:

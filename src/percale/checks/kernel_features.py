@@ -15,6 +15,7 @@ from percale.checks.scratch import Scratch
 from percale.errors import KernelError
 from percale.kernel import sysctl
 from percale.kernel.nftables.nft_program import run_nft
+from percale.model.backend_options import VxlanOptions
 from percale.model.ip_family import Family
 from percale.render.link_kinds import Bridge, Ipip, Tun, Veth, VethPeer, Vxlan, Wireguard
 from percale.render.network.base_chains import network_tables
@@ -43,34 +44,35 @@ def veth(_host: Host) -> Outcome:
 
 def vxlan(host: Host) -> Outcome | None:
     """On a veth pair, as on any interface."""
-    if not host.tunnels:
+    options = host.network_or_default.options
+    if host.backend_type is None or not isinstance(options, VxlanOptions):
         return None
-    device = Vxlan(host.vxlan.vni, IPv4Address("192.0.2.1"), _A, host.vxlan.port, gbp=host.vxlan.gbp)
+    device = Vxlan(options.vni, IPv4Address("192.0.2.1"), _A, options.port, gbp=options.gbp)
     return _devices("vxlan", [_pair(), Link("pcl-check-v", device)])
 
 
 def tun(host: Host) -> Outcome | None:
     """Its packets are carried by the agent's program."""
-    if host.config.backend == "none" or host.network is None or host.network.backend_type != "udp":
+    if host.backend_type != "udp":
         return None
     return _devices("tun", [Link("pcl-check-t", Tun())])
 
 
 def ipip(host: Host) -> Outcome | None:
-    if host.config.backend == "none" or host.network is None or host.network.backend_type != "ipip":
+    if host.backend_type != "ipip":
         return None
     return _devices("ipip", [Link("pcl-check-i", Ipip(IPv4Address("192.0.2.1")))])
 
 
 def wireguard(host: Host) -> Outcome | None:
-    if host.config.backend == "none" or host.network is None or host.network.backend_type != "wireguard":
+    if host.backend_type != "wireguard":
         return None
     return _devices("wireguard", [Link("pcl-check-w", Wireguard())])
 
 
 def bird(host: Host) -> Outcome | None:
     """The program that speaks BGP. BIRD 1 has other words."""
-    if host.config.backend == "none" or host.network is None or host.network.backend_type != "bgp":
+    if host.backend_type != "bgp":
         return None
     install = "apt-get install bird2"
     program = find_bird()
@@ -88,7 +90,7 @@ def bird(host: Host) -> Outcome | None:
 
 
 def bridge(host: Host) -> Outcome | None:
-    if host.config.backend == "none" or host.config.cni.wiring != "bridge":
+    if host.backend_type is None or host.config.cni.wiring != "bridge":
         return None
     return _devices("bridge", [Link("pcl-check-b", Bridge())])
 
@@ -123,12 +125,12 @@ def nftables(host: Host) -> Outcome:
 
 
 def _tables(host: Host) -> Iterator[TableSpec]:
-    if host.config.backend != "none":
+    if host.backend_type is not None:
         yield from (
             each for each in network_tables() if host.config.cni.wiring == "bridge" or each.name.family != "bridge"
         )
     yield POLICIES
-    if host.config.services.enabled and host.config.backend != "none":
+    if host.config.services.enabled and host.backend_type is not None:
         yield SERVICES
 
 
@@ -164,7 +166,7 @@ def _failed(number: int, words: str, module: str, command: str) -> Outcome:
 
 def ipv6(host: Host) -> Outcome | None:
     """Where the network has it."""
-    if Family.IPV6 not in host.families or host.config.backend == "none":
+    if Family.IPV6 not in host.families or host.backend_type is None:
         return None
     try:
         disabled = sysctl.read("net/ipv6/conf/all/disable_ipv6") == "1"

@@ -16,7 +16,7 @@ _TAKEN_OVER = ("flannel", "cni")
 
 def conflicts(host: Host) -> Outcome | None:
     """By the same comparison as the agent's: public addresses, VtepMACs or keys, subnets."""
-    if host.network is None or host.config.backend == "none":
+    if host.network is None or host.backend_type is None:
         return None
     try:
         leases = host.store.list(SubnetLease)
@@ -47,7 +47,7 @@ def conflicts(host: Host) -> Outcome | None:
 
 def ranges(host: Host) -> Outcome | None:
     """Host networks and routes of others within the pods' and the Services' networks: packets to one reach the other."""
-    if host.network is None or host.config.backend == "none":
+    if host.network is None or host.backend_type is None:
         return None
     cluster: list[tuple[str, IPNetwork]] = [("the pod network", each) for each in host.network.networks]
     cluster += [("the Services' network", parse_network(each)) for each in host.config.services.cidrs]

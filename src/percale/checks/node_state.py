@@ -18,7 +18,7 @@ _SHOWN = 5
 def tables(host: Host) -> Outcome:
     """Flushed by others: the agent restores them at once, if it runs."""
     wanted = [POLICY_TABLE]
-    if host.config.backend != "none":
+    if host.backend_type is not None:
         wanted += [each.name for each in network_tables()]
         wanted += [SERVICE_TABLE] if host.config.services.enabled else []
     try:
@@ -36,7 +36,7 @@ def tables(host: Host) -> Outcome:
 
 def pod_devices(host: Host) -> Outcome | None:
     """Of pods that are older than a change of the MTU, or whose device somebody has deleted."""
-    if host.status is None or host.config.backend == "none" or not host.status.pods:
+    if host.status is None or host.backend_type is None or not host.status.pods:
         return None
     mtus = {link.name: link.mtu for link in host.links}
     pods = [(each, host_device(each.container, each.ifname)) for each in host.status.pods]

@@ -39,7 +39,7 @@ _POLICIES = ("calico-node", "cilium-agent", "kube-router", "antrea-agent", "weav
 
 def cni_configuration(host: Host) -> Outcome | None:
     """The runtime takes the first file by name. Beside another network's policies it is the other's."""
-    if host.config.backend == "none":
+    if host.backend_type is None:
         return None
     directory = Path(host.config.cni.confDir)
     try:
@@ -58,7 +58,7 @@ def cni_configuration(host: Host) -> Outcome | None:
 def loopback_plugin(host: Host) -> Outcome | None:
     """Runtimes start it for each pod, beside the network's own. Kubernetes' packages bring it, k3s keeps its own elsewhere."""
     running = [each.name for each in host.processes if each.name in _RUNTIMES]
-    if not running or host.config.backend == "none":
+    if not running or host.backend_type is None:
         return None
     plugin = Path(host.config.cni.binDir or _PLUGINS) / "loopback"
     if plugin.exists():
@@ -73,20 +73,20 @@ def loopback_plugin(host: Host) -> Outcome | None:
 
 def networks(host: Host) -> Outcome:
     """Two agents of a network undo each other's work; two that enforce policies both drop."""
-    concerned = _POLICIES if host.config.backend == "none" else tuple(_NETWORKS)
+    concerned = _POLICIES if host.backend_type is None else tuple(_NETWORKS)
     running = [each for each in host.processes if each.name in concerned]
     if not running:
         return good("no agent of another network runs")
     words = ", ".join(f"{each.name} (pid {each.pid})" for each in running)
     commands = dict.fromkeys(_NETWORKS[each.name] for each in running)
-    if host.config.backend == "none":
+    if host.backend_type is None:
         return doubtful(f"{words} may enforce policies too", *commands)
     return bad(f"{words} runs", *commands)
 
 
 def kube_proxy(host: Host) -> Outcome | None:
     """Both would translate Services."""
-    if not host.config.services.enabled or host.config.backend == "none":
+    if not host.config.services.enabled or host.backend_type is None:
         return None
     running = [each for each in host.processes if each.name == _KUBE_PROXY]
     if running:

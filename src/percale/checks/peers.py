@@ -44,7 +44,7 @@ class Gateway(Struct, frozen=True):
 
 def reached(host: Host) -> Outcome | None:
     """Asked through the tunnel and beside it: the difference tells whether the tunnel or the node is not reached."""
-    if host.status is None or host.config.backend == "none":
+    if host.status is None or host.backend_type is None:
         return None
     peers = _asked(host.status.peers)
     if not peers:
@@ -100,7 +100,7 @@ def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Out
 
 def large_packets(host: Host) -> Outcome | None:
     """As large as pods may send, the whole way there and back."""
-    if host.status is None or host.config.backend == "none" or not host.status.mtu:
+    if host.status is None or host.backend_type is None or not host.status.mtu:
         return None
     gateways = [each for peer in _asked(host.status.peers) for each in _gateways(host, peer)]
     size = host.status.mtu
@@ -128,7 +128,7 @@ def _too_large(host: Host, gateway: Gateway, size: int) -> Outcome:
 
 def entries(host: Host) -> Outcome | None:
     """What the leases mean, by the agent's own functions, against what the kernel has."""
-    if host.network is None or host.config.backend == "none":
+    if host.network is None or host.backend_type is None:
         return None
     try:
         backend = make_backend(host.network)

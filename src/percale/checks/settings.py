@@ -68,7 +68,7 @@ def reverse_path(host: Host) -> Outcome | None:
 
 def bridge_netfilter(host: Host) -> Outcome | None:
     """Where pods are on a bridge, ours or another plugin's."""
-    if host.config.backend != "none" and host.config.cni.wiring != "bridge":
+    if host.backend_type is not None and host.config.cni.wiring != "bridge":
         return None
     names = [_BRIDGE_NF_CALL[family] for family in host.families]
     if all(_value(name) is None for name in names):

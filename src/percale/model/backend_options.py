@@ -35,6 +35,10 @@ class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
         return not self.has_device
 
     @property
+    def mtu(self) -> Mtu:
+        return 0
+
+    @property
     def tunnel_ports(self) -> tuple[int, ...]:
         """The UDP ports at which nodes take what is in a packet for a node's or a pod's own."""
         return ()
