@@ -27,6 +27,7 @@ from percale.cli.lab.watch import WatchedDocument
 from percale.cli.plan.name import NamedAddress
 from percale.cli.plan.next import NextFree
 from percale.cli.policy.test_report import TestsDocument
+from percale.cli.trace import TraceDocument
 from percale.explain.matrix.document import DiffDocument, MatrixDocument
 from percale.explain.services.document import ServiceDocument as ShownService
 from percale.explain.services.list import Row
@@ -118,6 +119,7 @@ ANSWERS: Mapping[str, Answer] = {
     ),
     "service show": Answer("shown", json={"": ShownService}),
     "status": Answer("shown", json={"": Status}),
+    "trace": Answer("answered", "refused, unreachable, dropped, lost", {"": TraceDocument}),
     "why": Answer(
         "allowed",
         "denied",
@@ -195,7 +197,8 @@ def _shape(kind: inspect.Type, indent: str = "") -> str:
     """A type as it looks in JSON."""
     match kind:
         case inspect.StructType(cls=struct, fields=fields):
-            lines = [
+            tag = [f'{indent}  "{kind.tag_field}": "{kind.tag}"'] if kind.tag_field is not None else []
+            lines = tag + [
                 f'{indent}  "{each.encode_name}"{_mark(each, struct)}: {_shape(each.type, indent + "  ")}'
                 for each in fields
             ]

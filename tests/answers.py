@@ -106,6 +106,7 @@ IN_A_LAB: Mapping[str, Mapping[str, int]] = {
     "lab label": {"pod client a=b": 0},
     "lab node": {"node1 -- true": 0, "node1 -- sh -c 'exit 7'": 7},
     "lab probe": {"client web 80": 0, "external/outside web 80 --timeout 0.3": 1},
+    "trace": {"client web 80": 0, "external/outside web 80": 1},
     "lab restart-agent": {"node1": 0},
     "lab rollout restart": {"deploy/deployed": 0},
     "lab rollout status": {"deploy/deployed": 0, "deploy/stuck --timeout 0.1s": 1},
@@ -196,6 +197,7 @@ NO_ANSWER: Mapping[str, str] = {
     "service resolve": "nobody svc/default/web:80 --node n1 -f world.yaml",
     "service show": "nobody -f world.yaml",
     "status": "--http unix:/nosuch",
+    "trace": "client web 80",
     "why": "clinet web 80 -f world.yaml",
 }
 """What cannot be answered where no lab runs."""

@@ -113,7 +113,7 @@ class _Question(Struct, frozen=True):
         """A verdict on the address of a Service would be none on the connection. Raises BadInput."""
         from percale.cli.object_sources import service_world
         from percale.errors import BadInput
-        from percale.explain.why.through_service import service_at
+        from percale.explain.service_world import service_at
         from percale.model.service import Service
         from percale.service.service_ports import format_endpoint
 

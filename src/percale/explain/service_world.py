@@ -21,6 +21,7 @@ from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
+from percale.service.service_ports import PortName, facts_of_service
 from percale.suggestion import nearest, some_of
 
 NO_NODE = ""
@@ -117,6 +118,21 @@ class ServiceWorld(Struct, frozen=True, dict=True):
         near = sorted((each.namespace != key.namespace, str(each)) for each in self.services if each.name == similar)
         hint = f"did you mean svc/{near[0][1]}?" if near else some_of(map(str, self.services))
         raise NotFound(f"there is no Service {key}", hint=hint or "there are no Services at all")
+
+
+def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: str) -> tuple[PortName, int] | None:
+    """The service port, with its number, that leads a packet to there away before any policy sees it."""
+    everything = list(objects)
+    of_node = any(address in facts_of_node(each).addresses for each in everything if isinstance(each, Node))
+    for service in everything:
+        for spec in facts_of_service(service, ServiceConfig("")).ports if isinstance(service, Service) else ():
+            for vip in spec.vips:
+                # A node's address is no external IP, unless the agents' configuration, which is not known here, says so.
+                here = of_node if vip.kind == "node-port" else vip.address == address
+                here = here and not (of_node and vip.kind == "external")
+                if here and (vip.port, spec.name.protocol) == (port, protocol):
+                    return spec.name, next(each.port for each in spec.vips if each.kind != "node-port")
+    return None
 
 
 def pod_networks(objects: Iterable[Object]) -> tuple[IPNetwork, ...]:

@@ -7,13 +7,14 @@ that have not this socket's identifier.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
+from percale.kernel.probe_packet import checksum
+from percale.kernel.socket_filter import attach_filter
 from percale.model.addresses import IPAddress
 
 _HEADER = struct.Struct("!BBHHH")
@@ -25,11 +26,9 @@ _SOL_RAW = 255
 _LONGEST = 2048
 _MOST = 100
 """Replies that are read at a time."""
-_SO_ATTACH_FILTER = 26
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
 """Requests are fragmented where they must be, as a tunnel's packets are."""
 _IP_LENGTH = {4: 20, 6: 40}
-_INSTRUCTION = struct.Struct("=HBBI")
 _IP_HEADER_LENGTH, _LOAD_BYTE, _LOAD_HALF, _EQUAL, _RETURN = 0xB1, 0x50, 0x48, 0x15, 0x06
 """Instructions of classic BPF; X is the length of the IP header, which comes before ICMP's with IPv4 only, and else 0."""
 
@@ -67,7 +66,7 @@ class EchoSocket:
         """One request; that it cannot be sent is as if nobody had answered. `size`: bytes of the IP packet, at least."""
         packet = _HEADER.pack(_REQUEST[self._version], 0, 0, self._identifier, sequence)
         if self._version == 4:  # the kernel computes ICMPv6's
-            packet = packet[:2] + _checksum(packet) + packet[4:]
+            packet = packet[:2] + checksum(packet) + packet[4:]
         packet = packet.ljust(size - _IP_LENGTH[self._version], b"\0")  # zeros change no checksum
         with suppress(OSError):
             self._socket.sendto(packet, (str(address), 0))
@@ -97,12 +96,4 @@ def _attach_filter(endpoint: socket.socket, version: int, identifier: int) -> No
         (_RETURN, 0, 0, _LONGEST),
         (_RETURN, 0, 0, 0),
     ]
-    program = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*each) for each in instructions))
-    described = struct.pack("@HP", len(instructions), ctypes.addressof(program))
-    endpoint.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
-
-
-def _checksum(packet: bytes) -> bytes:
-    total: int = sum(struct.unpack(f"!{len(packet) // 2}H", packet))
-    total = (total & 0xFFFF) + (total >> 16)
-    return (~(total + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    attach_filter(endpoint, instructions)

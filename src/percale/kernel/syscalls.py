@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import struct
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -83,3 +85,9 @@ def clock_is_synchronized() -> bool:
     """Whether something such as NTP keeps the clock right (adjtimex)."""
     state = ctypes.create_string_buffer(_TIMEX_SIZE)  # all zeros: nothing is changed
     return bool(_libc.adjtimex(state) not in (-1, _TIME_ERROR))
+
+
+def bind_packet_socket(descriptor: int, protocol: int) -> None:
+    """Receive packets of this protocol at all devices: Python's own `bind` takes a device's name."""
+    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(protocol), 0, 0, 0, 0, b"")
+    _call("bind", descriptor, address, len(address))

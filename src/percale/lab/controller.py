@@ -22,7 +22,8 @@ from percale.lab.api.live_status import desired_pods, pods_by_owner
 from percale.lab.api.machine_verbs import MachineVerbs
 from percale.lab.api.object_verbs import ObjectVerbs
 from percale.lab.api.read_verbs import ReadVerbs, subnets
-from percale.lab.api.server import serve
+from percale.lab.api.server import Verb, serve
+from percale.lab.api.trace_verbs import TraceVerbs
 from percale.lab.cluster import Cluster
 from percale.lab.control_plane import ControlPlane
 from percale.lab.kubernetes.config import KubernetesConfig
@@ -103,11 +104,20 @@ async def _run_controller(lab_dir: LabDir, config: LabConfig, report: Report, ch
 
     log(f"lab {lab_dir.name} begins")
     async with (
-        serve(lab_dir, {**ReadVerbs(cluster).all(), **ObjectVerbs(cluster).all(), **MachineVerbs(cluster).all()}),
+        serve(lab_dir, _verbs(cluster)),
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(machines.build())
         tasks.create_task(cluster.run(_first_objects(config)))
+
+
+def _verbs(cluster: Cluster) -> dict[str, Verb]:
+    return {
+        **ReadVerbs(cluster).all(),
+        **ObjectVerbs(cluster).all(),
+        **MachineVerbs(cluster).all(),
+        **TraceVerbs(cluster).all(),
+    }
 
 
 async def _open_control_plane(lab_dir: LabDir, config: LabConfig) -> ControlPlane:

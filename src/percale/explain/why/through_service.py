@@ -24,15 +24,12 @@ from percale.explain.why.targets import Target, TargetLookup
 from percale.explain.why.text import Surroundings
 from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
-from percale.model.meta import Object
-from percale.model.node import Node
 from percale.model.pod import Protocol
 from percale.model.service import Service, ServicePort
 from percale.policy.verdict import FlowEnd, Verdict
 from percale.service import packet_lookup
-from percale.service.node_context import ServiceConfig, facts_of_node
 from percale.service.resolver import ServiceResolver
-from percale.service.service_ports import PortName, Vip, VipKind, facts_of_service, format_endpoint
+from percale.service.service_ports import Vip, VipKind, format_endpoint
 
 TableOf: TypeAlias = Callable[[str], ServiceResolver]
 """The Service as a node has it."""
@@ -109,21 +106,6 @@ def find_service_port(service: Service, text: str, hint: str) -> ServicePort:
         )
         raise BadInput(f"Service {service.key} has no port {text}", hint=f"it has {known}")
     return found
-
-
-def service_at(objects: Iterable[Object], address: bytes, port: int, protocol: str) -> tuple[PortName, int] | None:
-    """The service port, with its number, that leads a packet to there away before any policy sees it."""
-    everything = list(objects)
-    of_node = any(address in facts_of_node(each).addresses for each in everything if isinstance(each, Node))
-    for service in everything:
-        for spec in facts_of_service(service, ServiceConfig("")).ports if isinstance(service, Service) else ():
-            for vip in spec.vips:
-                # A node's address is no external IP, unless the agents' configuration, which is not known here, says so.
-                here = of_node if vip.kind == "node-port" else vip.address == address
-                here = here and not (of_node and vip.kind == "external")
-                if here and (vip.port, spec.name.protocol) == (port, protocol):
-                    return spec.name, next(each.port for each in spec.vips if each.kind != "node-port")
-    return None
 
 
 def service_reply(cluster: Cluster, source: Target, service: Service, port: ServicePort) -> ServiceReply:

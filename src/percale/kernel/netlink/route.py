@@ -17,7 +17,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -40,6 +40,18 @@ _IFA_KERNEL_LINK_LOCAL = 2
 _ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_SOURCE, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
 _RTA_TABLE, _RTA_VIA = 15, 18
+_RTA_SRC, _RTA_IIF, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 2, 3, 27, 28, 29
+_LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
+_KINDS_OF_ROUTES = {
+    1: "unicast",
+    2: "local",
+    3: "broadcast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+    9: "throw",
+}
 _TABLE_MAIN = 254
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _ONLINK = 4
@@ -56,7 +68,7 @@ _IPV6_METRIC = 1024
 """The kernel's default metric for IPv6 routes; our 0."""
 
 _NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
-_NDA_DST, _NDA_MAC, _NDA_PROTOCOL = 1, 2, 12
+_NDA_DST, _NDA_MAC, _NDA_MASTER, _NDA_PROTOCOL = 1, 2, 9, 12
 _NUD_PERMANENT = 0x80
 _NTF_SELF = 0x02
 
@@ -238,6 +250,71 @@ def query_route(address: IPAddress) -> bytes:
     return header + attribute(_RTA_DST, address.packed)
 
 
+def query_path(query: RouteQuery, input_index: int | None, *, entry: bool) -> bytes:
+    """The route of this packet, as the kernel would look it up now; with `entry` the routing table's entry that matched."""
+    destination = query.destination
+    flags = _LOOKUP_TABLE | (_FIB_MATCH if entry else 0)
+    length = destination.max_prefixlen
+    header = _ROUTE_HEADER.pack(
+        _family(destination.version), length, length if query.source else 0, 0, 0, 0, 0, 0, flags
+    )
+    parts = [header, attribute(_RTA_DST, destination.packed)]
+    if query.source is not None:
+        parts.append(attribute(_RTA_SRC, query.source.packed))
+    if input_index is not None:
+        parts.append(u32(_RTA_IIF, input_index))
+    if query.protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        parts.append(u8(_RTA_IP_PROTO, query.protocol))
+        parts += (
+            attribute(kind, port.to_bytes(2, "big"))
+            for kind, port in ((_RTA_SPORT, query.source_port), (_RTA_DPORT, query.destination_port))
+            if port
+        )
+    return b"".join(parts)
+
+
+class RouteQuery(NamedTuple):
+    """A packet that is routed."""
+
+    destination: IPAddress
+    source: IPAddress | None = None
+    protocol: int = 0
+    source_port: int = 0
+    destination_port: int = 0
+
+
+class FoundRoute(NamedTuple):
+    """An answer to `query_path`; `kind` is the kernel's word: unicast, local, blackhole, …"""
+
+    kind: str
+    table: int
+    device: int | None
+    via: IPAddress | None
+    prefix_length: int
+    prefix: IPAddress | None
+    protocol: int
+
+
+def decode_path(body: bytes) -> FoundRoute:
+    family, length, _, _, table, protocol, _, kind, _ = _ROUTE_HEADER.unpack_from(body)
+    found = attributes(body, 12)
+    via = None
+    if _RTA_GATEWAY in found:
+        via = _address(found[_RTA_GATEWAY])
+    elif _RTA_VIA in found:
+        via = _address(found[_RTA_VIA][2:])
+    unspecified = bytes(4 if family == socket.AF_INET else 16)
+    return FoundRoute(
+        _KINDS_OF_ROUTES.get(kind, str(kind)),
+        number(found[_RTA_TABLE]) if _RTA_TABLE in found else table,
+        number(found[_RTA_OIF]) if _RTA_OIF in found else None,
+        via,
+        length,
+        _address(found.get(_RTA_DST, unspecified)),
+        protocol,
+    )
+
+
 def leads_here(body: bytes) -> bool:
     """Whether a route is to one of the namespace's own addresses."""
     return body[7] == _LOCAL
@@ -336,6 +413,23 @@ def query_neighbours() -> bytes:
 def query_fdb(index: int) -> bytes:
     """All forwarding entries of one device."""
     return _NEIGHBOUR_HEADER.pack(socket.AF_BRIDGE, index, 0, 0, 0)
+
+
+def query_bridge_fdb(index: int) -> bytes:
+    """All forwarding entries of a bridge's ports."""
+    return _NEIGHBOUR_HEADER.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + u32(_NDA_MASTER, index)
+
+
+def neighbour_state(body: bytes) -> int:
+    """NUD_…"""
+    state: int = _NEIGHBOUR_HEADER.unpack_from(body)[2]
+    return state
+
+
+def entry_device(body: bytes) -> int:
+    """The index of a neighbour's or forwarding entry's device."""
+    index: int = _NEIGHBOUR_HEADER.unpack_from(body)[1]
+    return index
 
 
 def decode_neighbour(body: bytes) -> SeenNeighbour | None:

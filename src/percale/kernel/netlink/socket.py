@@ -7,7 +7,6 @@ each padded to four bytes.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -15,6 +14,8 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from percale.kernel.socket_filter import attach_filter
 
 ROUTE = 0
 NETFILTER = 12
@@ -42,7 +43,6 @@ _EXT_ACK = 11
 _STRICT_CHECK = 12
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
-_SO_ATTACH_FILTER = 26
 
 _BUFFER = 4 * 1024 * 1024
 _RECEIVE = 256 * 1024
@@ -393,6 +393,4 @@ class Socket:
         program.append((load_half, 0, 0, 4))
         program += [(equal, len(types) - position, 0, kind) for position, kind in enumerate(types)]
         program += [(give, 0, 0, 0), (give, 0, 0, 0xFFFFFFFF)]
-        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
-        filter_program = struct.pack("@HP", len(program), ctypes.addressof(code))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+        attach_filter(self._socket, program)

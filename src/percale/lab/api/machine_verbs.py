@@ -10,7 +10,6 @@ from msgspec.structs import asdict
 
 from percale.errors import LabError, NotFound
 from percale.explain.end_names import NamedNumber, find_port
-from percale.explain.why.through_service import service_at
 from percale.lab.api.agent_statuses import peers_of, statuses_of, why_unready
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
@@ -20,10 +19,7 @@ from percale.lab.cluster import Cluster
 from percale.lab.process.bootstrap import NETNS
 from percale.lab.process.nsenter import ExecTarget
 from percale.lab.spec.topology import LabNode, Machine
-from percale.model.addresses import IPAddress
-from percale.model.node import Node
 from percale.model.pod import Pod
-from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.objects.columns import missing_pods
 
@@ -223,17 +219,10 @@ class MachineVerbs(Struct, frozen=True):
             "sender": None if sender is None else sender.name,
             "routes": self._targets.routes_command(client, address, sender) if no_route and owner.is_of_lab else None,
             "cuts": self.cluster.machines.cut_pairs(),
-            "question": [client.name, *self._end_and_port(owner.name, address, number, protocol)] if asked else None,
+            "question": [client.name, *self._targets.end_and_port(owner.name, address, number, protocol)]
+            if asked
+            else None,
         }
-
-    def _end_and_port(self, name: str, address: IPAddress, number: int, protocol: str) -> tuple[str, str]:
-        """TO and PORT for `percale why`; a Service by its name, whichever of its addresses it is."""
-        objects = (*self.cluster.cache.all(Node), *self.cluster.cache.all(Service))
-        found = service_at(objects, address.packed, number, protocol)
-        if found is None:
-            return name, f"{number}/{protocol.lower()}"
-        service, own = found
-        return f"svc/{service.namespace}/{service.service}", f"{own}/{protocol.lower()}"
 
     async def cut(self, a: str, b: str) -> Answer:
         """Drop all packets between two machines."""

@@ -24,6 +24,7 @@ from percale.explain.end_names import (
     parse_name,
     suggest_end,
 )
+from percale.explain.service_world import service_at
 from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
 from percale.lab.dns.records import DOMAIN
@@ -33,11 +34,13 @@ from percale.lab.spec.topology import Machine
 from percale.model.addresses import IPAddress, is_address
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import ObjectKey
+from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
 from percale.model.subnet_lease import SubnetLease
 from percale.model.workloads import Job, ReplicaSet
 from percale.objects.columns import pod_state, reason
+from percale.service.service_ports import PortName
 
 _SORTS = {"node": "node", "host": "external"}
 """As names have them, by a machine's kind."""
@@ -188,6 +191,21 @@ class ProbeTargets(Struct, frozen=True):
             if str(address) in {*service.spec.clusterIPs, *_outside_addresses(service)}:
                 return replace(_service_target(service), addresses=(address,))
         return ProbeTarget(str(address), (address,), None, str(address))
+
+    def service_at(self, address: IPAddress, number: int, protocol: str) -> tuple[PortName, int] | None:
+        """The service port, with its number, that leads a packet to there away."""
+        objects = (*self.cluster.cache.all(Node), *self.cluster.cache.all(Service))
+        return service_at(objects, address.packed, number, protocol)
+
+    def end_and_port(self, name: str, address: IPAddress, number: int | None, protocol: str) -> tuple[str, str]:
+        """TO and PORT for `percale why`; a Service by its name, whichever of its addresses it is."""
+        if number is None:
+            return name, protocol.lower()
+        found = self.service_at(address, number, protocol)
+        if found is None:
+            return name, f"{number}/{protocol.lower()}"
+        service, own = found
+        return f"svc/{service.namespace}/{service.service}", f"{own}/{protocol.lower()}"
 
     def sender(self, address: IPAddress) -> ProbeTarget:
         """Who sends ICMP errors from here: the one with this address, the node of this pod subnet, the router."""

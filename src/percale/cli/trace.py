@@ -1,0 +1,165 @@
+"""`percale trace`: one real probe packet, there and back, hop by hop: devices, routes, rules, tunnels, and where it was lost."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct, convert, field
+
+from percale.cli.json_output import format_json
+from percale.cli.lab.requests import ask_lab
+from percale.cli.options import lab_option, lab_words, namespace_option
+from percale.trace.hops import AnyHop, End, Outcome, RuleHop, Trace
+
+if TYPE_CHECKING:
+    from percale.explain.world import World
+    from percale.lab.trace_plan import TracePlan
+    from percale.trace.evidence import Evidence
+
+
+class TraceDocument(Struct, frozen=True):
+    """What was sent, its way, and what came of it; the field names are an interface."""
+
+    from_: str = field(name="from")
+    to: str
+    address: str
+    port: int | None
+    protocol: str
+    outcome: Outcome
+    place: str
+    """Where it ended."""
+    what: str
+    commands: tuple[str, ...]
+    """What to type."""
+    hops: tuple[AnyHop, ...]
+    differences: tuple[str, ...]
+    """Where the kernel does not do what policies and Services say: a bug of Percale's."""
+    notes: tuple[str, ...]
+
+
+class _LabSurroundings(Struct, frozen=True):
+    """Commands for a lab."""
+
+    plan: TracePlan
+    words: str
+    """What means this lab behind a verb."""
+
+    def at(self, place: str, command: str) -> str:
+        kind = next(each.kind for each in self.plan.places if each.name == place)
+        if kind == "router":
+            return f"{command} (at the lab's router)"
+        return f"percale lab {'exec' if kind == 'pod' else 'node'}{self.words} {place} -- {command}"
+
+    def restart_agent(self, node: str) -> str:
+        return f"percale lab restart-agent{self.words} {node}"
+
+    def why(self) -> str:
+        return f"percale why {shlex.join(self.plan.question)}{self.words}"
+
+    def mend(self, rule: RuleHop) -> End | None:
+        """The router drops what a cut cable would."""
+        if (rule.place, rule.table) != ("router", "lab"):
+            return None
+        cables = " and ".join(f"between {one} and {other}" for one, other in self.plan.cuts)
+        commands = tuple(f"percale lab heal{self.words} {one} {other}" for one, other in self.plan.cuts)
+        return End("lost", rule.place, f"the lab's cable {cables} is cut", commands)
+
+
+@click.command()
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.argument("port", metavar="[PORT[/PROTO]]", required=False)
+@namespace_option
+@click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="SECONDS")
+@click.option("-o", "--output", type=click.Choice(["text", "wide", "json"]), default="text", show_default=True)
+@lab_option
+def trace(
+    *,
+    source: str,
+    target: str,
+    port: str | None,
+    namespace: str | None,
+    ipv6: bool,
+    timeout: float,
+    output: str,
+    lab: str,
+) -> int:
+    """Send one packet from FROM to TO, and show its way there and back: exit code 0: it was answered.
+
+    FROM, TO and PORT are named as for `percale why`; a port of TCP (one SYN, which opens no connection) or UDP, or icmp.
+    Seen at every device of FROM, TO, the nodes and the router: routes, neighbours and forwarding entries, translations,
+    the rules of policies and of other programs, tunnels; and the cause, with what to type, where the packet is lost.
+    What the kernel does is held against what policies and Services say.
+    """
+    from percale.cli.object_sources import load
+    from percale.explain.end_names import split_port
+    from percale.lab.run_dir import locate
+    from percale.lab.trace import trace as send
+    from percale.lab.trace_plan import TracePlan
+    from percale.trace.text import to_text
+
+    target, own_port = split_port(target, port)
+    answer = ask_lab(
+        lab,
+        "trace_places",
+        source=source,
+        target=target,
+        port=own_port,
+        namespace=namespace,
+        version=6 if ipv6 else None,
+    )
+    plan = convert(answer, TracePlan)
+    world = load((), lab)
+    evidence = send(locate(lab), plan, timeout)
+    found = _explained(world, lab, plan, evidence)
+    if output == "json":
+        document = TraceDocument(
+            plan.source,
+            plan.target,
+            plan.address,
+            plan.port,
+            plan.protocol,
+            found.end.outcome,
+            found.end.place,
+            found.end.what,
+            found.end.commands,
+            found.hops,
+            found.differences,
+            found.notes,
+        )
+        click.echo(format_json(document, indent=0))
+    else:
+        click.echo("\n".join(to_text(found, _question(plan), wide=output == "wide")))
+    return 0 if found.end.outcome == "answered" else 1
+
+
+def _question(plan: TracePlan) -> str:
+    from ipaddress import ip_address
+
+    from percale.service.service_ports import format_endpoint
+
+    address = ip_address(plan.address)
+    at = format_endpoint(address.packed, plan.port) if plan.port is not None else str(address)
+    return f"{plan.source} → {plan.target}, {at}/{plan.protocol.lower()}"
+
+
+def _explained(world: World, lab: str, plan: TracePlan, evidence: Evidence) -> Trace:
+    """The hops with names, the end, and what the model says of it."""
+    from percale.cli.object_sources import lookup, service_world
+    from percale.trace.assembly import assemble
+    from percale.trace.comparison import policy_differences, service_differences, with_services
+    from percale.trace.diagnosis import diagnose, notes
+
+    around = _LabSurroundings(plan, lab_words(lab))
+    hops = with_services(assemble(evidence), world.objects, plan.protocol)
+    services = service_world(world, lab)
+    differences = (
+        *policy_differences(evidence, lookup(world, lab).evaluator),
+        *service_differences(evidence, hops, services.table),
+    )
+    return Trace(
+        hops, diagnose(evidence, hops, around), differences, tuple(notes(evidence, hops, plan.troubles, around))
+    )

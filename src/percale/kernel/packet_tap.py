@@ -1,0 +1,121 @@
+"""Sees a probe's packets at all devices of a network namespace, with the kernel's time. Used by `trace/observer.py`.
+
+A packet socket with a filter of classic BPF: the kernel copies no other packet, and removes it with the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from percale.kernel import syscalls
+from percale.kernel.probe_packet import Found, Position, Probe, icmp_error, ip_length
+from percale.kernel.socket_filter import attach_filter
+
+_ALL_PROTOCOLS = 3
+_OUTGOING, _TO_OTHERS = 4, 3
+_WITH_ETHERNET = frozenset({1, 772})
+"""ARPHRD_ETHER and ARPHRD_LOOPBACK; the other devices that we meet have no header of their own."""
+_ETHERNET = 14
+_SO_TIMESTAMPNS = 35
+_TIME = struct.Struct("@ll")
+_SNAP = 512
+"""Bytes that are kept of a packet."""
+_FROM_NETWORK_HEADER = -0x100000
+"""SKF_NET_OFF."""
+_LOAD = {4: 0x20, 2: 0x28}
+_EQUAL, _RETURN = 0x15, 0x06
+_MOST = 1000
+"""Packets of one reading."""
+
+
+class Sighting(Struct, frozen=True):
+    """A packet at a device. `time`: nanoseconds since the epoch."""
+
+    time: int
+    device: str
+    outgoing: bool
+    found: Found
+    length: int
+    """Of the whole IP packet, in bytes: the tunnel's, where there is one."""
+    to_others: bool = False
+    """Its MAC address is not this device's."""
+    source_mac: str | None = None
+    destination_mac: str | None = None
+    icmp: tuple[int, int] | None = None
+    """Type and code, of an error that quotes the probe."""
+
+
+class PacketTap:
+    """Open until `close`."""
+
+    def __init__(self, probe: Probe) -> None:
+        """In the caller's namespace. Raises OSError: without CAP_NET_RAW."""
+        self._probe = probe
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        try:
+            self._socket.setblocking(False)
+            attach_filter(self._socket, _program((*probe.everywhere(), *probe.answers_everywhere())))
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            syscalls.bind_packet_socket(self._socket.fileno(), _ALL_PROTOCOLS)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def sightings(self) -> Iterator[Sighting]:
+        """Since the last call. Raises OSError."""
+        for _ in range(_MOST):
+            try:
+                frame, ancillary, _, address = self._socket.recvmsg(_SNAP, socket.CMSG_SPACE(_TIME.size))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ENETDOWN:  # of one device
+                    continue
+                raise
+            seen = self._decode(frame, ancillary, address)
+            if seen is not None:
+                yield seen
+
+    def _decode(
+        self, frame: bytes, ancillary: list[tuple[int, int, bytes]], address: tuple[str, int, int, int, bytes]
+    ) -> Sighting | None:
+        device, _, kind, hardware, _ = address
+        ethernet = _ETHERNET if hardware in _WITH_ETHERNET else 0
+        packet = frame[ethernet:]
+        found = self._probe.find(packet) if packet else None
+        if found is None:
+            return None
+        seconds, nanoseconds = next(_TIME.unpack(content) for _, name, content in ancillary if name == _SO_TIMESTAMPNS)
+        return Sighting(
+            seconds * 1_000_000_000 + nanoseconds,
+            device,
+            kind == _OUTGOING,
+            found,
+            ip_length(packet),
+            kind == _TO_OTHERS,
+            frame[6:12].hex(":") if ethernet else None,
+            frame[:6].hex(":") if ethernet else None,
+            icmp_error(packet) if found.error else None,
+        )
+
+
+def _program(positions: Iterable[Position]) -> list[tuple[int, int, int, int]]:
+    """Keeps a packet with one of these. Where a packet ends, the program does: what lies in front is looked at first."""
+    order = sorted(set(positions), key=lambda each: (each.offset + len(each.value), each))
+    instructions = []
+    for left, (offset, value) in zip(range(len(order), 0, -1), order, strict=True):
+        instructions.append((_LOAD[len(value)], 0, 0, (_FROM_NETWORK_HEADER + offset) & 0xFFFFFFFF))
+        instructions.append((_EQUAL, 2 * left - 1, 0, int.from_bytes(value, "big")))
+    return [*instructions, (_RETURN, 0, 0, 0), (_RETURN, 0, 0, _SNAP)]
