@@ -1,10 +1,10 @@
-"""The agents of a testbed, as the machine sees them: their processes, and what they take."""
+"""The agents of a testbed and the programs of other networks, as the machine sees them: their processes, and what they take."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+_OTHERS = frozenset((b"flanneld", b"kube-proxy", b"kube-router"))
+
+
 @dataclass(frozen=True)
-class AgentProcess:
+class Process:
     node: str
     pid: int
 
@@ -35,20 +38,28 @@ class AgentProcess:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
 
 
-def running(layout: Layout, *nodes: Node) -> list[AgentProcess]:
-    """Those that run now on these nodes, or on all."""
-    return [
-        AgentProcess(node.name, pid)
-        for node in nodes or layout.nodes
-        for pid in sorted(cgroups.processes(node.name))
-        if _is_agent(pid)
-    ]
+def running(layout: Layout, *nodes: Node) -> list[Process]:
+    """The agents that run now on these nodes, or on all."""
+    return [each for each in _processes(nodes or layout.nodes) if _is_agent(_command(each.pid))]
+
+
+def network_processes(layout: Layout) -> list[Process]:
+    """The agents, and what others have in their place."""
+
+    def is_one(command: list[bytes]) -> bool:
+        return _is_agent(command) or command[0].rpartition(b"/")[2] in _OTHERS
+
+    return [each for each in _processes(layout.nodes) if is_one(_command(each.pid))]
+
+
+def _processes(nodes: Iterable[Node]) -> Iterator[Process]:
+    return (Process(node.name, pid) for node in nodes for pid in sorted(cgroups.processes(node.name)))
 
 
 @contextmanager
-def killed_in_turn(layout: Layout, every: float) -> Iterator[list[AgentProcess]]:
+def killed_in_turn(layout: Layout, every: float) -> Iterator[list[Process]]:
     """Meanwhile the agent of one node after the other is killed; all that were. What fails in that, fails at the end."""
-    killed: list[AgentProcess] = []
+    killed: list[Process] = []
     ended = Event()
 
     def kill() -> None:
@@ -68,11 +79,14 @@ def killed_in_turn(layout: Layout, every: float) -> Iterator[list[AgentProcess]]
         killing.result()
 
 
-def _is_agent(pid: int) -> bool:
+def _command(pid: int) -> list[bytes]:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):  # it has ended
-        return False
+        return [b""]
+
+
+def _is_agent(words: list[bytes]) -> bool:
     # The interpreter, perhaps with options of its own, runs it.
     return b"python" in words[0] and any(
         word.endswith(b"/percale") and following == b"agent" for word, following in pairwise(words)

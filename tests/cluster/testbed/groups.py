@@ -22,6 +22,8 @@ class Group:
     nodes: int = 3
     cluster_policies: bool = False
     """The conformance suite of ClusterNetworkPolicy, too."""
+    measured: bool = False
+    """See measurements.py."""
     disturbance: str | None = None
     """One of disturbances.DISTURBANCES, while the suites and a steady traffic run."""
 
@@ -65,6 +67,8 @@ GROUPS: Mapping[str, Group] = {
     "udp": Group("udp", _CONFORMANCE, network="udp"),
     "bgp": Group("bgp", _CONFORMANCE, network="bgp"),
     "cluster-policies": Group("vxlan", {}, cluster_policies=True),
+    "percale": Group("vxlan", {}, measured=True),
+    "others": Group("flannel by vxlan, kube-proxy and kube-router", {}, network="others", measured=True),
 }
 
 SHORT: Mapping[str, Group] = {

@@ -38,6 +38,8 @@ def install(layout: Layout) -> None:
         network.plugin(layout)
     if network.kube_proxy:
         other_networks.kube_proxy(layout)
+    if not network.percale:
+        return
     kubectl(layout, "apply", "-f", "-", stdin=manifest(layout))
     wait = ("rollout", "status", "-n=percale", "daemonset/percale", f"--timeout={_PATIENCE:.0f}s")
     kubectl(layout, *wait, seconds=_PATIENCE + 10)

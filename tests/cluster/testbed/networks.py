@@ -18,6 +18,7 @@ class Network:
     plugin: Callable[[Layout], None] | None = None
     """Starts another network, which attaches the pods."""
     kube_proxy: bool = False
+    percale: bool = True
 
     def agent_settings(self) -> dict[str, Any]:
         """What differs from the manifest's agent.yaml."""
@@ -32,5 +33,8 @@ NETWORKS = {
     "udp": Network("udp", {"Type": "udp"}),
     "bgp": Network("bgp", {"Type": "bgp"}),
     "policies": Network("policies only, over the reference plugins", plugin=other_networks.bridge, kube_proxy=True),
+    "others": Network(
+        "flannel, kube-proxy and kube-router", plugin=other_networks.with_policies, kube_proxy=True, percale=False
+    ),
     "canal": Network("policies only, over flannel", plugin=other_networks.flannel, kube_proxy=True),
 }

@@ -1,4 +1,4 @@
-"""Networks of others in a testbed: the reference plugins with routes between the nodes, flannel, and kube-proxy for both."""
+"""Networks of others in a testbed: the reference plugins with routes between the nodes, flannel; kube-proxy, kube-router."""
 
 from __future__ import annotations
 
@@ -30,6 +30,39 @@ def bridge(layout: Layout) -> None:
 
 def flannel(layout: Layout) -> None:
     """flanneld on each node, its plugin, and what its DaemonSet writes."""
+    _flanneld(layout)
+    for node in layout.nodes:
+        run(
+            [*in_node(layout, node.name), "sh", "-ec", "cat >/opt/cni/bin/flannel; chmod +x /opt/cni/bin/flannel"],
+            stdin=PLUGIN,
+        )
+        plugin = {
+            "type": "flannel",
+            "subnetFile": "/run/flannel/subnet.env",
+            "dataDir": "/var/lib/cni/flannel",
+            "delegate": {"hairpinMode": True, "isDefaultGateway": True},
+        }
+        _install(layout, node, {"cniVersion": "0.3.1", "name": "cbr0", "plugins": [plugin, _PORTMAP]})
+
+
+def with_policies(layout: Layout) -> None:
+    """flanneld and kube-router on each node. What flannel's plugin hands over to is configured itself, without `PLUGIN`."""
+    _flanneld(layout)
+    for node in layout.nodes:
+        mtu = until(lambda node=node: _flannel_mtu(layout, node), f"flanneld of {node.name} serves", patience=_PATIENCE)  # type: ignore[misc]
+        ipam = {"type": "host-local", "ranges": [[{"subnet": cidr}] for cidr in pod_cidrs(layout, node)]}
+        plugin = {"type": "bridge", "bridge": "cni0", "mtu": mtu, "hairpinMode": True, "isDefaultGateway": True}
+        _install(layout, node, {"cniVersion": "1.0.0", "name": "cbr0", "plugins": [{**plugin, "ipam": ipam}, _PORTMAP]})
+        options = (
+            *(f"--kubeconfig={layout.kubeconfig}", f"--hostname-override={node.name}", "--run-firewall=true"),
+            *("--run-router=false", "--run-service-proxy=false", "--run-loadbalancer=false"),
+            f"--service-cluster-ip-range={layout.each('services')}",
+        )
+        command = [*in_node(layout, node.name), str(layout.programs / "kube-router"), *options]
+        start(layout, node.name, f"{node.name}-kube-router", command)
+
+
+def _flanneld(layout: Layout) -> None:
     families = {f"EnableIPv{family.version}": True for family in layout.families}
     networks = {"Network" if family.version == 4 else "IPv6Network": family.pods for family in layout.families}
     settings = layout.root / "net-conf.json"
@@ -43,18 +76,12 @@ def flannel(layout: Layout) -> None:
             f"{node.name}-flanneld",
             [*in_node(layout, node.name), "env", f"NODE_NAME={node.name}", *program],
         )
-        run(
-            [*in_node(layout, node.name), "sh", "-ec", "cat >/opt/cni/bin/flannel; chmod +x /opt/cni/bin/flannel"],
-            stdin=PLUGIN,
-        )
-        delegate = {"hairpinMode": True, "isDefaultGateway": True}
-        plugin = {
-            "type": "flannel",
-            "subnetFile": "/run/flannel/subnet.env",
-            "dataDir": "/var/lib/cni/flannel",
-            "delegate": delegate,
-        }
-        _install(layout, node, {"cniVersion": "0.3.1", "name": "cbr0", "plugins": [plugin, _PORTMAP]})
+
+
+def _flannel_mtu(layout: Layout, node: Node) -> int | None:
+    """None until flanneld has written it."""
+    script = "sed -n s/FLANNEL_MTU=//p /run/flannel/subnet.env 2>/dev/null || :"
+    return int(run([*in_node(layout, node.name), "sh", "-c", script]) or 0) or None
 
 
 def kube_proxy(layout: Layout) -> None:

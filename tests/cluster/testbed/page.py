@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.cluster.testbed.groups import GROUPS, left_out
+from tests.cluster.testbed.measurements import Measurement
 from tests.cluster.testbed.suite import Spec
 from tests.cluster.testbed.traffic import Count
 
@@ -42,6 +43,7 @@ class GroupResult:
     suites: list[SuiteResult]
     usage: list[AgentUsage] = field(default_factory=list)
     traffic: Count | None = None
+    measured: list[Measurement] = field(default_factory=list)
 
     @property
     def has_failed(self) -> bool:
@@ -73,6 +75,7 @@ def _lines(results: Mapping[str, GroupResult], names: Iterable[str]) -> Iterator
     if missing := [name for name in GROUPS if name not in results]:
         yield from ("", f"Groups that have no result yet: {', '.join(missing)}.")
     yield from _traffic(results)
+    yield from _measured(results)
     yield from _versions(results)
     yield from _usage(results)
     for title, field_name in (("Failed", "failed"), ("Skipped themselves", "skipped")):
@@ -116,6 +119,29 @@ def _traffic(results: Mapping[str, GroupResult]) -> Iterator[str]:
     notes = [f"- {name}: {note}" for name, count in disturbed.items() for note in count.notes]
     if notes:
         yield from ("", *notes)
+
+
+def _measured(results: Mapping[str, GroupResult]) -> Iterator[str]:
+    """A column for each network, a row for each measurement of the first."""
+    columns = {name: each.measured for name, each in results.items() if each.measured}
+    if not columns:
+        return
+    yield from (
+        "",
+        "## Side by side",
+        "",
+        '`make conformance NAMES="percale others"`: the same measurements in a testbed of each, one after the other on one',
+        "machine, by `tests/cluster/testbed/measurements.py`, which says what each row is. Medians where nothing else is said.",
+        "flannel's own CNI plugin only calls bridge, which is configured itself here: its start is not in these numbers.",
+        "",
+        f"| | unit | {' | '.join(f'{name}: {GROUPS[name].title}' for name in columns)} |",
+        "|---|---|" + "---|" * len(columns),
+    )
+    for row in next(iter(columns.values())):
+        values = ({each.what: each.value for each in column}.get(row.what) for column in columns.values())
+        cells = ("–" if value is None else f"{value:.3g}" for value in values)
+        better = ", more is better" if row.more_is_better else ""
+        yield f"| {row.what}{better} | {row.unit} | {' | '.join(cells)} |"
 
 
 def _versions(results: Mapping[str, GroupResult]) -> Iterator[str]:

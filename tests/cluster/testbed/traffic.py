@@ -227,7 +227,10 @@ def traffic(layout: Layout) -> Iterator[Traffic]:
         kubectl(layout, "apply", "-f", "-", stdin=_manifest(layout.nodes))
         wait = ("wait", f"-n={NAMESPACE}", "pods", "--all", "--for=condition=Ready", f"--timeout={_PATIENCE:.0f}s")
         kubectl(layout, *wait, seconds=_PATIENCE + 10)
-        pods = {role: [_pod(layout, node, role, opened) for node in layout.nodes] for role in _ROLES}
+        pods = {
+            role: [find_pod(layout, node, NAMESPACE, f"{role}-{node.name}", opened) for node in layout.nodes]
+            for role in _ROLES
+        }
         services = {role: _service(layout, role) for role in ("server", "guarded")}
         for pod in (*pods["server"], *pods["guarded"]):
             listener, datagrams = pod.open(socket.SOCK_STREAM), pod.open(socket.SOCK_DGRAM)
@@ -275,16 +278,17 @@ def _is_silent(flow: Traffic) -> bool:
     return flow.arrived == before
 
 
-def _pod(layout: Layout, node: Node, role: str, opened: ExitStack) -> Pod:
-    address = kubectl(layout, "get", "pod", f"-n={NAMESPACE}", f"{role}-{node.name}", "-o=jsonpath={.status.podIP}")
+def find_pod(layout: Layout, node: Node, namespace: str, name: str, opened: ExitStack) -> Pod:
+    """One that runs on this node; its namespace is left when `opened` ends."""
+    address = kubectl(layout, "get", "pod", f"-n={namespace}", name, "-o=jsonpath={.status.podIP}")
     for path in Path(f"/proc/{pid_of(layout, node.name)}/root/run/netns").iterdir():
-        with path.open() as namespace:
-            thread = NetnsThread(namespace.fileno())
+        with path.open() as entered:
+            thread = NetnsThread(entered.fileno())
         if thread.run(lambda: _has(address)):
             opened.callback(thread.close)
             return Pod(node.name, address, thread)
         thread.close()
-    raise TestbedError(f"node {node.name} has no namespace of {role}, {address}")
+    raise TestbedError(f"node {node.name} has no namespace of {name}, {address}")
 
 
 def _has(address: str) -> bool:
