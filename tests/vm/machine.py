@@ -28,8 +28,8 @@ _HARDWARE = (
     "-object memory-backend-memfd,id=memory,size=1G,share=on -numa node,memdev=memory "
     "-device vhost-user-fs-pci,chardev=files,tag=root"
 )
-IN_VM = "PERCALE_TESTS_IN_VM"
-"""Set in the environment of what runs there."""
+IN_VM = "TESTS_IN_VM"
+"""Set in the environment of what runs there. No variable of Percale's own: an agent refuses those that it does not know."""
 
 
 class NoMachine(Exception):
