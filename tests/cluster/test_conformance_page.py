@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from tests.cluster.testbed import cgroups, cluster_policies
 from tests.cluster.testbed.conformance import PAGE, RESULTS, read
 from tests.cluster.testbed.groups import GROUPS, left_out
 from tests.cluster.testbed.layout import NAME
-from tests.cluster.testbed.page import GroupResult, SuiteResult, page
+from tests.cluster.testbed.measurements import Measurement
+from tests.cluster.testbed.page import GroupResult, SuiteResult, columns, page
+from tests.cluster.testbed.plot import plot
 from tests.cluster.testbed.processes import TestbedError
 from tests.cluster.testbed.suite import Selection, read_report
 from tests.cluster.testbed.traffic import Count, Failure, Traffic
@@ -81,6 +84,20 @@ def test_results_are_read_as_they_were_written() -> None:
         {"killed": result}, []
     )
     assert result.has_failed
+
+
+def test_measurements_of_networks_are_side_by_side() -> None:
+    def measured(milliseconds: float) -> GroupResult:
+        found = [Measurement("policy written", "ms", milliseconds), Measurement("a stream", "Gbit/s", 9, True)]
+        return GroupResult({"Percale": "0"}, [], measured=found)
+
+    results = {"percale": measured(20), "others": measured(1250)}
+    assert read(json.loads(json.dumps({name: asdict(each) for name, each in results.items()}))) == results
+    text = page(results, [])
+    assert "| | unit | percale: vxlan | others: flannel by vxlan, kube-proxy and kube-router |\n" in text
+    assert "| policy written | ms | 20 | 1250 |\n| a stream, more is better | Gbit/s | 9 | 9 |\n" in text
+    drawn = [each.get("width") for each in fromstring(plot(columns(results))).iter("{http://www.w3.org/2000/svg}rect")]
+    assert drawn[-4:] == ["6", "360", "360", "360"]
 
 
 def test_the_page_shows_the_recorded_results() -> None:

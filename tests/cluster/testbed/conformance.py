@@ -23,7 +23,8 @@ from tests.cluster.testbed.cluster import testbed
 from tests.cluster.testbed.disturbances import DISTURBANCES
 from tests.cluster.testbed.groups import ALL, GROUPS, SHORT, Group
 from tests.cluster.testbed.layout import Layout
-from tests.cluster.testbed.page import AgentUsage, GroupResult, SuiteResult, page
+from tests.cluster.testbed.page import PLOT_NAME, AgentUsage, GroupResult, SuiteResult, columns, page
+from tests.cluster.testbed.plot import plot
 from tests.cluster.testbed.processes import in_node, run, say
 from tests.cluster.testbed.suite import Selection, Spec
 from tests.cluster.testbed.traffic import traffic
@@ -31,7 +32,7 @@ from tests.cluster.testbed.traffic import traffic
 from percale import __version__
 
 DOCS = Path(__file__).parents[3] / "docs"
-RESULTS, PAGE = DOCS / "conformance.json", DOCS / "conformance.md"
+RESULTS, PAGE, PLOT = DOCS / "conformance.json", DOCS / "conformance.md", DOCS / PLOT_NAME
 REPORT = Path("/tmp/percale-conformance")
 
 
@@ -94,6 +95,8 @@ def record(found: dict[str, GroupResult], names: Iterable[str]) -> None:
     text = page(merged, names)
     RESULTS.write_text(json.dumps({name: asdict(each) for name, each in merged.items()}, indent=1) + "\n")
     PAGE.write_text(text)
+    if side_by_side := columns(merged):
+        PLOT.write_text(plot(side_by_side))
 
 
 def read(document: dict[str, object]) -> dict[str, GroupResult]:

@@ -10,6 +10,9 @@ from tests.cluster.testbed.measurements import Measurement
 from tests.cluster.testbed.suite import Spec
 from tests.cluster.testbed.traffic import Count
 
+PLOT_NAME = "side-by-side.svg"
+"""Beside the page."""
+
 
 @dataclass(frozen=True)
 class SuiteResult:
@@ -121,10 +124,15 @@ def _traffic(results: Mapping[str, GroupResult]) -> Iterator[str]:
         yield from ("", *notes)
 
 
+def columns(results: Mapping[str, GroupResult]) -> dict[str, list[Measurement]]:
+    """What was measured of each network."""
+    return {f"{name}: {GROUPS[name].title}": each.measured for name, each in results.items() if each.measured}
+
+
 def _measured(results: Mapping[str, GroupResult]) -> Iterator[str]:
     """A column for each network, a row for each measurement of the first."""
-    columns = {name: each.measured for name, each in results.items() if each.measured}
-    if not columns:
+    networks = columns(results)
+    if not networks:
         return
     yield from (
         "",
@@ -134,14 +142,15 @@ def _measured(results: Mapping[str, GroupResult]) -> Iterator[str]:
         "machine, by `tests/cluster/testbed/measurements.py`, which says what each row is. Medians where nothing else is said.",
         "flannel's own CNI plugin only calls bridge, which is configured itself here: its start is not in these numbers.",
         "",
-        f"| | unit | {' | '.join(f'{name}: {GROUPS[name].title}' for name in columns)} |",
-        "|---|---|" + "---|" * len(columns),
+        f"| | unit | {' | '.join(networks)} |",
+        "|---|---|" + "---|" * len(networks),
     )
-    for row in next(iter(columns.values())):
-        values = ({each.what: each.value for each in column}.get(row.what) for column in columns.values())
-        cells = ("–" if value is None else f"{value:.3g}" for value in values)
+    for row in next(iter(networks.values())):
+        values = ({each.what: each.value for each in column}.get(row.what) for column in networks.values())
+        cells = ("–" if value is None else f"{value:.4g}" for value in values)
         better = ", more is better" if row.more_is_better else ""
         yield f"| {row.what}{better} | {row.unit} | {' | '.join(cells)} |"
+    yield from ("", f"![the same as bars]({PLOT_NAME})")
 
 
 def _versions(results: Mapping[str, GroupResult]) -> Iterator[str]:
