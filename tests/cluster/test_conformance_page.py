@@ -60,6 +60,9 @@ def test_the_parts_of_the_suite_of_cluster_network_policies_are_counted() -> Non
 === RUN   TestClusterNetworkPolicy/CNPGress/Should_support_all
     helper.go:71: stderr: OTHER: protocol not supported
 === RUN   TestClusterNetworkPolicy/CNPGress/Should_support_UDP/TCP
+    helper.go:71: FAILED Command was [/agnhost connect --protocol=tcp 172.30.0.11:34346]
+    helper.go:71: Expected connection to fail from harry-potter-1 to 172.30.0.11, but instead it successfully connected.
+=== RUN   TestClusterNetworkPolicy/CNPPriority
 --- FAIL: TestClusterNetworkPolicy (9.00s)
     --- FAIL: TestClusterNetworkPolicy/CNPGress (5.25s)
         --- PASS: TestClusterNetworkPolicy/CNPGress/Should_support_TCP (3.25s)
@@ -73,6 +76,10 @@ def test_the_parts_of_the_suite_of_cluster_network_policies_are_counted() -> Non
         ("CNPGress Should support all", "skipped", 9),
         ("CNPGress Should support UDP TCP", "failed", 2),
         ("CNPPriority", "failed", 0),
+    ]
+    assert [spec.message for spec in specs[2:]] == [
+        "Expected connection to fail from harry-potter-1 to 172.30.0.11, but instead it successfully connected.",
+        "see its log",
     ]
 
 

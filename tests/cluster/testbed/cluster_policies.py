@@ -23,6 +23,8 @@ _ENDED = re.compile(rf"^ +--- (PASS|FAIL|SKIP): {_TEST}/(\S+) \(([0-9.]+)s\)$", 
 _RUN = re.compile(rf"^=== RUN +{_TEST}/(\S+)$", re.MULTILINE)
 _NO_SCTP = "protocol not supported"
 """What a probe by SCTP says without it."""
+_EXPECTED = re.compile(r"^ +helper\.go:\d+: (Expected .*)$", re.MULTILINE)
+"""What it says of a probe with another outcome."""
 _STATES = {"PASS": "passed", "FAIL": "failed", "SKIP": "skipped"}
 
 
@@ -50,13 +52,18 @@ def read_log(text: str) -> list[Spec]:
     A part that asks by SCTP among other protocols cannot pass here.
     """
     _, *runs = _RUN.split(text)
-    without_sctp = {name for name, output in zip(runs[::2], runs[1::2], strict=True) if _NO_SCTP in output}
+    outputs = dict(zip(runs[::2], runs[1::2], strict=True))
+    without_sctp = {name for name, output in outputs.items() if _NO_SCTP in output}
     ended = {name: (state, float(seconds)) for state, name, seconds in _ENDED.findall(text)}
     whole = {name.rpartition("/")[0] for name in ended}
     return [
         Spec(re.sub("[/_]", " ", name), "skipped", seconds, "the machine's kernel has no SCTP")
         if state == "FAIL" and name in without_sctp
-        else Spec(re.sub("[/_]", " ", name), _STATES[state], seconds, "see its log" if state == "FAIL" else "")
+        else Spec(re.sub("[/_]", " ", name), _STATES[state], seconds, _why(outputs[name]) if state == "FAIL" else "")
         for name, (state, seconds) in ended.items()
         if name not in whole
     ]
+
+
+def _why(output: str) -> str:
+    return next(reversed(_EXPECTED.findall(output)), "see its log")

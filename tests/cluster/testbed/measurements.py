@@ -138,7 +138,7 @@ def _packets(requests: Api, client: Pod, server: Pod) -> Iterator[Measurement]:
         seconds = [_timed(lambda address=address: _exchange(client, address)) for _ in range(_CONNECTIONS)]  # type: ignore[misc]
         yield Measurement(f"new connection to its first answer, {where}", "µs", statistics.median(seconds) * 1e6)
     command = ["iperf3", "--server", "--bind", server.address, f"--port={_IPERF}"]
-    serving = server.thread.run(lambda: subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    serving = server.thread.run(lambda: subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     try:
         for where, address in (("pod to pod", server.address), ("pod to Service", vip)):
             yield Measurement(f"one TCP stream, {where}", "Gbit/s", _stream(client, address), more_is_better=True)
