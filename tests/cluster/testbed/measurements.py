@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -40,6 +40,8 @@ _REST = 1.5
 """Seconds between changes: kube-proxy writes once a second at most."""
 _SECONDS = 4
 """Of each stream."""
+_EVERY = 0.001
+"""Seconds between datagrams of which the first answer is awaited."""
 _UNANSWERED = 0.05
 """Seconds until a probe is not answered."""
 _IN_A_ROW = 3
@@ -158,19 +160,16 @@ def _stream(client: Pod, address: str) -> float:
 
 
 def _services(requests: Api, client: Pod, server: Pod) -> Iterator[Measurement]:
-    """From the write of a slice until a connection to the Service is answered."""
+    """From the write of a slice until a datagram to the Service is answered: not all refused connections are told at once."""
     vip, reached = _vip(requests), []
     for _ in range(_CHANGES):
         _set_endpoint(requests, None)
-        until(lambda: not _connects(client, vip), "the Service has no endpoint")
+        until(lambda: not _is_echoed(client, vip), "the Service has no endpoint")
         time.sleep(_REST)
-
-        def change() -> None:
-            _set_endpoint(requests, server)
-            while not _connects(client, vip):
-                pass
-
-        reached.append(_timed(change))
+        begin = time.monotonic()
+        _set_endpoint(requests, server)
+        _await_echo(client, vip)
+        reached.append(time.monotonic() - begin)
         time.sleep(_REST)
     yield Measurement("endpoint written to Service reached", "ms", statistics.median(reached) * 1000)
 
@@ -181,11 +180,12 @@ def _policies(requests: Api, client: Pod, server: Pod) -> Iterator[Measurement]:
     for number in range(_CHANGES):
         begin = time.monotonic()
         requests.request("POST", _POLICIES, _policy(f"deny-{number}"))
-        denied.append(_first_of(lambda: not _is_echoed(client, server), _IN_A_ROW) - begin)
+        denied.append(_first_unanswered(client, server.address) - begin)
         time.sleep(_REST)
         begin = time.monotonic()
         requests.request("DELETE", f"{_POLICIES}/deny-{number}")
-        allowed.append(_first_of(lambda: _is_echoed(client, server), 1) - begin)
+        _await_echo(client, server.address)
+        allowed.append(time.monotonic() - begin)
         time.sleep(_REST)
     yield Measurement("policy written to new flows dropped", "ms", statistics.median(denied) * 1000)
     yield Measurement("policy deleted to new flows passed", "ms", statistics.median(allowed) * 1000)
@@ -235,14 +235,25 @@ def _timed(action: Callable[[], object]) -> float:
     return time.monotonic() - begin
 
 
-def _first_of(condition: Callable[[], bool], in_a_row: int) -> float:
-    """When the condition was asked, for the first of so many times that it held."""
-    since, held = 0.0, 0
-    while held < in_a_row:
+def _first_unanswered(client: Pod, address: str) -> float:
+    """When it was sent, of several new flows without an answer."""
+    since, unanswered = 0.0, 0
+    while unanswered < _IN_A_ROW:
         now = time.monotonic()
-        since = since if held else now
-        held = held + 1 if condition() else 0
+        since = since if unanswered else now
+        unanswered = 0 if _is_echoed(client, address) else unanswered + 1
     return since
+
+
+def _await_echo(client: Pod, address: str) -> None:
+    """Of datagrams every millisecond; a dropped one leaves no entry to which the next would belong."""
+    with closing(client.open(socket.SOCK_DGRAM)) as probe:
+        probe.settimeout(_EVERY)
+        while True:
+            probe.sendto(b"x", (address, _ECHO))
+            with suppress(TimeoutError):
+                probe.recv(1)
+                return
 
 
 def _exchange(client: Pod, address: str) -> None:
@@ -261,12 +272,12 @@ def _connects(client: Pod, address: str) -> bool:
     return True
 
 
-def _is_echoed(client: Pod, server: Pod) -> bool:
+def _is_echoed(client: Pod, address: str) -> bool:
     """A datagram of a new flow."""
     with closing(client.open(socket.SOCK_DGRAM)) as probe:
         probe.settimeout(_UNANSWERED)
         try:
-            probe.connect((server.address, _ECHO))
+            probe.connect((address, _ECHO))
             probe.send(b"x")
             return probe.recv(1) == b"x"
         except OSError:
@@ -300,7 +311,10 @@ def _policy(name: str) -> dict[str, Any]:
 
 def _manifest(near: Node, far: Node) -> str:
     metadata = {"name": "server", "namespace": _NAMESPACE}
-    ports = [{"name": f"p{port}", "port": port, "protocol": "TCP"} for port in (_ECHO, _IPERF)]
+    ports = [
+        {"name": f"{protocol.lower()}{port}", "port": port, "protocol": protocol}
+        for port, protocol in ((_ECHO, "TCP"), (_ECHO, "UDP"), (_IPERF, "TCP"))
+    ]
     items = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}},
         {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}},

@@ -82,6 +82,9 @@ def _ingress(**rule: Any) -> dict[str, Any]:
 def test_policies_decide_by_protocol_and_port(world: World) -> None:
     address = world.server.addresses[0]
     until(lambda: world.reaches("stranger", address, OTHER), "nobody has a policy yet")
+    world.policies.cluster.write(
+        "namespace", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+    )
     assert world.reaches("friend", address, PORT, socket.IPPROTO_TCP)
     ports = [{"port": PORT, "protocol": "SCTP"}]
     world.policies.policy("friends", _ingress(**{"from": [selecting("friend")], "ports": ports}))
