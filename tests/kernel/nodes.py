@@ -106,9 +106,9 @@ class Machine:
     def pings(self, address: str) -> bool:
         return ", 1 received" in self.space.run("ping", "-n", "-c1", "-W1", address, check=False)
 
-    def socket(self, family: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+    def socket(self, family: int, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
         """A socket in here, for use from anywhere."""
-        made = inside(self, lambda: socket.socket(family, kind))
+        made = inside(self, lambda: socket.socket(family, kind, protocol))
         made.settimeout(waiting.PATIENCE)
         return made
 

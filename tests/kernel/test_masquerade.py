@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -183,6 +184,32 @@ async def test_ports_are_chosen_at_random(world: World, version: int) -> None:
     pod, to = world.one.pods[0], address(world.stranger, version)
     ports = {exchange(pod, world.stranger, to, source=(pod.addresses[version], 7000 + n)) for n in range(3)}
     assert not ports & {(address(world.one, version), 7000 + n) for n in range(3)}
+
+
+@BOTH
+async def test_a_pod_with_all_its_ports_towards_a_server_leaves_the_node_its_own(world: World, version: int) -> None:
+    """They are masqueraded with the node's address: were all ports of it taken, no new flow of the node would get there."""
+    pod, to = world.one.pods[0], address(world.stranger, version)
+    with closing(pod.socket(FAMILIES[version], socket.SOCK_RAW, socket.IPPROTO_UDP)) as raw:
+        if version == 6:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 6)
+        while int(world.one.sh("cat /proc/sys/net/netfilter/nf_conntrack_count")) < 30_000:  # some packets are lost
+            for port in range(1, 1 << 16):
+                raw.sendto(struct.pack(">HHHH", port, PORT, 8, 0), (to, 0))
+    for _ in range(50):
+        seen = await asyncio.to_thread(exchange, world.one, world.stranger, to, within=SILENCE)
+        assert seen is not None and seen[1] >= 32768
+
+
+@BOTH
+async def test_a_pod_with_all_identifiers_of_echo_requests_leaves_the_node_its_own(world: World, version: int) -> None:
+    pod, to = world.one.pods[0], address(world.stranger, version)
+    protocol, kind = (socket.IPPROTO_ICMP, 8) if version == 4 else (socket.IPPROTO_ICMPV6, 128)
+    with closing(pod.socket(FAMILIES[version], socket.SOCK_RAW, protocol)) as raw:  # the kernel fills in the sum of ICMPv6
+        for identifier in range(1 << 16):
+            total = (kind << 8) + identifier
+            raw.sendto(struct.pack(">BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, identifier, 0), (to, 0))
+    assert all(world.one.pings(to) for _ in range(30))
 
 
 @BOTH

@@ -71,15 +71,15 @@ def test_nothing_forwarded_gets_to_the_nodes_own_addresses_of_its_subnet() -> No
 def test_flannels_exceptions_in_flannels_order() -> None:
     """Between them those of IP pools: there is nothing in that set without one."""
     chain = TABLES[0].text.partition("chain postrouting")[2]
-    verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|masquerade fully-random) comment", chain, re.M)
+    verdicts = re.findall(r"^    (?:meta|ip) (.*?) (return|goto masquerade-forwarded) comment", chain, re.M)
     assert verdicts == [
         ("mark & 0x4000 == 0x4000", "return"),
         ("saddr @localpods ip daddr @cluster", "return"),
         ("saddr @cluster ip daddr @localpods", "return"),
         ("saddr != @cluster ip daddr @localpods", "return"),
         ("saddr @routedpods ip daddr != @cluster", "return"),
-        ("saddr @cluster ip daddr != 224.0.0.0/4", "masquerade fully-random"),
-        ("saddr != @cluster ip daddr @cluster", "masquerade fully-random"),
+        ("saddr @cluster ip daddr != 224.0.0.0/4", "goto masquerade-forwarded"),
+        ("saddr != @cluster ip daddr @cluster", "goto masquerade-forwarded"),
     ]
 
 

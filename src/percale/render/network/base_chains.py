@@ -8,7 +8,7 @@
                                  a routing daemon hears no pod
               forward, last      no forwarded packet enters a node's tunnel, none of a pod reaches a routing daemon;
                                  established flows are marked for the fast path
-              postrouting, nat   traffic that leaves the pod network gets the node's address
+              postrouting, nat   traffic that leaves the pod network gets the node's address, and ports that the node leaves to it
     bridge    prerouting         the same for pods on a bridge, with their MAC; unknown protocols are dropped
               forward            a pod receives from other ports packets to its own address, ARP and neighbour discovery
 
@@ -31,6 +31,13 @@ POD_DEVICE_PREFIX = "pcl"
 KUBE_PROXY_MARK = 0x4000
 """kube-proxy masquerades packets with this mark itself."""
 
+FORWARDED_PORTS = "1024-32767"
+"""What forwarded connections are masqueraded with: source ports and ICMP identifiers. The node's own connections get others by
+themselves (`net.ipv4.ip_local_port_range`, 32768 to 60999), so that no pod can take them all towards a server."""
+
+NODE_PORTS = "32768-65535"
+"""The same for connections of the node itself that are masqueraded."""
+
 _BEFORE_FRAGMENTS = -450
 """Priority: connection tracking puts fragments together at -400, by addresses alone and from whichever device."""
 LONGEST_DISCOVERY = 32
@@ -49,6 +56,8 @@ _ERRORS = {
     "ip6": "icmpv6 type < 128",
 }
 """Errors accepted as related to their flow, and by sockets and routes."""
+
+_ICMP = {"ip": "icmp", "ip6": "icmpv6"}
 
 _LATER = {"ip": "ip frag-off & 0x1fff != 0", "ip6": "frag frag-off != 0"}
 """Not a first fragment: it has no ICMP type to match, and its first fragment was checked."""
@@ -210,8 +219,13 @@ chain postrouting {{
     {ip} saddr @cluster {ip} daddr @localpods return comment "from pods to our pods"
     {ip} saddr != @cluster {ip} daddr @localpods return comment "from outside to our pods: they see the client"
     {ip} saddr @routedpods {ip} daddr != @cluster return comment "an IP pool without natOutgoing"
-    {ip} saddr @cluster {ip} daddr != {multicast} masquerade fully-random comment "from pods to the outside"
-    {ip} saddr != @cluster {ip} daddr @cluster masquerade fully-random comment "from outside to pods of other nodes"
+    {ip} saddr @cluster {ip} daddr != {multicast} goto masquerade-forwarded comment "from pods to the outside"
+    {ip} saddr != @cluster {ip} daddr @cluster goto masquerade-forwarded comment "from outside to pods of other nodes"
+}}
+
+chain masquerade-forwarded {{
+    meta l4proto {{ tcp, udp, sctp, {icmp} }} masquerade to :{ports} fully-random comment "the node's own get other ports"
+    masquerade fully-random
 }}
 """
 
@@ -373,6 +387,8 @@ def _routed(
         loopback=loopback,
         exceptions=exceptions,
         errors=_ERRORS[ip],
+        icmp=_ICMP[ip],
+        ports=FORWARDED_PORTS,
         redirects=_REDIRECTS if ip == "ip" else "",
         quoted=_QUOTED[ip],
         later=_LATER[ip],

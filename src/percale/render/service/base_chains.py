@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from percale.model.ip_family import Family
+from percale.render.network.base_chains import FORWARDED_PORTS, NODE_PORTS
 from percale.render.nft.objects import Field, SetSpec, TableName, TableSpec
 from percale.render.objects import OWNER
 
@@ -127,7 +128,8 @@ chain update-affinity {{
 
 chain masquerade-marked {{
     meta mark set meta mark & {0xFFFF_FFFF ^ MASQUERADE_MARK:#x} comment "a tunnel's outer packet inherits the mark"
-    masquerade fully-random comment "replies return through this node"
+    fib saddr type local meta l4proto {{ tcp, udp, sctp }} masquerade to :{NODE_PORTS} fully-random comment "this node's own"
+    meta l4proto {{ tcp, udp, sctp }} masquerade to :{FORWARDED_PORTS} fully-random comment "replies return through this node"
 }}
 
 chain keep-source {{
