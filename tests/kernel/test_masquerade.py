@@ -205,9 +205,9 @@ async def test_a_pod_with_all_its_ports_towards_a_server_leaves_the_node_its_own
 async def test_a_pod_with_all_identifiers_of_echo_requests_leaves_the_node_its_own(world: World, version: int) -> None:
     pod, to = world.one.pods[0], address(world.stranger, version)
     protocol, kind = (socket.IPPROTO_ICMP, 8) if version == 4 else (socket.IPPROTO_ICMPV6, 128)
-    with closing(pod.socket(FAMILIES[version], socket.SOCK_RAW, protocol)) as raw:  # the kernel fills in the sum of ICMPv6
+    with closing(pod.socket(FAMILIES[version], socket.SOCK_RAW, protocol)) as raw:
         for identifier in range(1 << 16):
-            total = (kind << 8) + identifier
+            total = (kind << 8) + identifier  # the sum of ICMPv6 is the kernel's
             raw.sendto(struct.pack(">BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, identifier, 0), (to, 0))
     assert all(world.one.pings(to) for _ in range(30))
 

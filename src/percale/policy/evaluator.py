@@ -28,10 +28,12 @@ from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
 from percale.policy.rule_copies import RuleCopies, SelectedPod
-from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm
+from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm, digest
 from percale.policy.selector_index import PodDelta, SelectorIndex, pod_ids_in
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
 
+_MAX_KEPT = 500_000
+"""Policies in the classes that are kept, some 50 MB: a tenant may make one after the other, by pods' labels."""
 _TIER_ORDER: dict[Tier, int] = {tier: index for index, tier in enumerate(TIERS)}
 
 
@@ -39,6 +41,11 @@ class PolicyClass(Struct, frozen=True, dict=True):
     """The policies that select a pod, in the order of evaluation. Pods with equal classes share their rules."""
 
     policies: tuple[CompiledPolicy, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """Of classes with the same policies."""
+        return digest(*map(str, self.keys))
 
     @cached_property
     def keys(self) -> tuple[PolicyKey, ...]:
@@ -118,7 +125,10 @@ class Evaluator:
         self.policies: dict[PolicyKey, CompiledPolicy] = {}
         self.node_index = NodeIndex()
         self._subjects: dict[PodSelectorTerm, dict[PolicyKey, None]] = {}
-        self._classes: dict[tuple[PolicyKey, ...], PolicyClass] = {}
+        self._classes: dict[frozenset[PodSelectorTerm], PolicyClass] = {}
+        """By the subjects that select the pods."""
+        self._kept = 0
+        """Policies in these classes."""
         self._costs = PolicyCosts(self.selector_index)
         self._copies = RuleCopies()
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
@@ -170,6 +180,7 @@ class Evaluator:
             return PolicyDelta()
         self._subjects.setdefault(policy.subject, {})[policy.key] = None
         self.selector_index.watch(policy.subject)
+        self._forget_classes(policy.subject)
         before = self._members(old) if old is not None else set()
         if old is not None:
             self._release(old, keep_subject=old.subject == policy.subject)
@@ -230,7 +241,7 @@ class Evaluator:
     def _reclassified(self, others: Iterable[PolicyKey]) -> Iterator[tuple[CompiledPolicy, CompiledPolicy]]:
         """Other policies that are too large now, or no longer: their classes are built again."""
         for key in others:
-            self._forget_classes(key)
+            self._forget_classes(self.policies[key].subject)
             yield self.policies[key], self.policies[key]
 
     def _release(self, policy: CompiledPolicy, *, keep_subject: bool = False) -> None:
@@ -239,11 +250,11 @@ class Evaluator:
             del self._subjects[policy.subject][policy.key]
             if not self._subjects[policy.subject]:
                 del self._subjects[policy.subject]
-        self._forget_classes(policy.key)
+        self._forget_classes(policy.subject)
 
-    def _forget_classes(self, policy: PolicyKey) -> None:
-        for keys in [keys for keys, known in self._classes.items() if policy in known.key_set]:
-            del self._classes[keys]
+    def _forget_classes(self, subject: PodSelectorTerm) -> None:
+        for subjects in [subjects for subjects in self._classes if subject in subjects]:
+            del self._classes[subjects]
 
     # Queries
 
@@ -271,27 +282,37 @@ class Evaluator:
         pod = self.selector_index.pods[pod_id]
         if pod is not None and pod.unknown:
             return _DENY_ALL if any(self._may_select(term, pod.namespace) for term in subjects) else _NO_POLICIES
-        return self._class_by_keys(set(self._policies_of(pod_id)))
+        selecting = frozenset(term for term in self.selector_index.terms[pod_id] if term in subjects)
+        known = self._classes.get(selecting)
+        if known is None:
+            known = self._build_class(key for term in selecting for key in subjects[term])
+            self._kept += len(known.policies)
+            if self._kept > _MAX_KEPT:
+                self._classes.clear()
+                self._kept = len(known.policies)
+            self._classes[selecting] = known
+        return known
 
     def _may_select(self, subject: PodSelectorTerm, namespace: str) -> bool:
         if isinstance(subject.namespaces, str):
             return subject.namespaces == namespace
         return subject.namespaces.matches(self.selector_index.labels_of(namespace))
 
-    def _class_by_keys(self, found: Iterable[PolicyKey]) -> PolicyClass:
-        policies = self.policies
-        order = sorted(found, key=lambda key: (_TIER_ORDER[policies[key].tier], policies[key].priority, key.name, key))
-        known = self._classes.get(keys := tuple(order))
-        if known is None:
-            known = self._classes[keys] = PolicyClass(tuple(self._affordable(policies[key]) for key in order))
-        return known
+    def _build_class(self, found: Iterable[PolicyKey]) -> PolicyClass:
+        """NetworkPolicies that are too large isolate the pods and allow nothing: one for each direction says so for all."""
+        policies: list[CompiledPolicy] = []
+        closed: set[tuple[Direction, ...]] = set()
+        for policy in sorted(map(self.policies.__getitem__, found), key=_order):
+            if policy.tier == "NetworkPolicy" and self._is_too_large(policy.key):
+                if policy.isolates in closed:
+                    continue
+                closed.add(policy.isolates)
+                policy = replace(policy, egress=(), ingress=())  # noqa: PLW2901
+            policies.append(policy)
+        return PolicyClass(tuple(policies))
 
-    def _affordable(self, policy: CompiledPolicy) -> CompiledPolicy:
-        """A NetworkPolicy that is too large isolates its pods and allows nothing."""
-        key = policy.key
-        if policy.tier == "NetworkPolicy" and (self._costs.is_too_large(key) or self._copies.is_left_out(key)):
-            return replace(policy, egress=(), ingress=())
-        return policy
+    def _is_too_large(self, key: PolicyKey) -> bool:
+        return self._costs.is_too_large(key) or self._copies.is_left_out(key)
 
     def flow_end(self, address: bytes) -> FlowEnd:
         """The pod or node that owns this packed address."""
@@ -329,6 +350,10 @@ class Evaluator:
             if tier == "NetworkPolicy" and isolating:
                 return Decision(direction, False, "isolated", None, isolating)
         return Decision(direction, True, "open", None, isolating)
+
+
+def _order(policy: CompiledPolicy) -> tuple[int, int, str, PolicyKey]:
+    return _TIER_ORDER[policy.tier], policy.priority, policy.key.name, policy.key
 
 
 def _own_node(pod: FlowEnd, node: FlowEnd) -> bool:

@@ -149,7 +149,7 @@ def class_chains(policies: PolicyClass, direction: Direction, version: int) -> C
     if not (admin or isolating or baseline):
         return None
     writer = _RuleWriter(direction, version)
-    name = f"{direction}{version}-{digest(*map(str, policies.keys))}"
+    name = f"{direction}{version}-{policies.name}"
     after = f"{name}-policies"
     if isolating:
         rest = [*writer.rules(network, on_pass=_RETURN), _default_deny_rule(map(str, isolating))]

@@ -46,9 +46,16 @@ _MAPS: dict[Direction, dict[int, str]] = {"egress": EGRESS, "ingress": INGRESS}
 class _ClassKey(NamedTuple):
     """The chains of a class (its policies) in one direction and IP version."""
 
-    policies: tuple[PolicyKey, ...]
+    policies: str
+    """The class's name."""
     direction: Direction
     version: int
+
+
+class _RenderedClass(NamedTuple):
+    policies: frozenset[PolicyKey]
+    chains: ClassChains | None
+    """None: no policy applies in this direction."""
 
 
 class _ElementKey(NamedTuple):
@@ -70,8 +77,8 @@ class PolicyRenderer:
         """By pod id: the elements of a selected pod in the class maps and in the self sets."""
         self._keys: dict[int, tuple[_ClassKey, ...]] = {}
         """By pod id: the classes of its addresses."""
-        self._classes: dict[_ClassKey, ClassChains | None] = {}
-        """Every class that a local pod has or had until this update; None: no policy applies in this direction."""
+        self._classes: dict[_ClassKey, _RenderedClass] = {}
+        """Every class that a local pod has or had until this update."""
         self._sets: dict[str, PolicySet] = {}
         """In use, by name."""
         self._named_sets: dict[tuple[str, int], list[str]] = {}
@@ -103,7 +110,7 @@ class PolicyRenderer:
         affected_addresses = addresses | self._addresses_of(selected)
         pod_ids = {each.pod_id for each in pod_deltas} | selected
         for key in {key for pod_id in pod_ids for key in self._keys.get(pod_id, ())}:
-            if not changed.isdisjoint(key.policies):
+            if not changed.isdisjoint(self._classes[key].policies):
                 del self._classes[key]  # rendered again
         self._update_class_elements(pod_ids, builder)
         self._drop_unused_classes()
@@ -134,12 +141,10 @@ class PolicyRenderer:
         chains = {chain.name for chain in part.put_chains}
         policies = {
             policy
-            for key, rendered in self._classes.items()
-            if rendered is not None
-            and (
-                any(each.name in sets for each in rendered.sets) or any(each.name in chains for each in rendered.chains)
-            )
-            for policy in key.policies
+            for rendered in self._classes.values()
+            if (found := rendered.chains) is not None
+            and (any(each.name in sets for each in found.sets) or any(each.name in chains for each in found.chains))
+            for policy in rendered.policies
         }
         pods = {
             pod.key
@@ -177,10 +182,10 @@ class PolicyRenderer:
         for address in pod.addresses:
             version = Family.of_packed(address)
             for direction in _MAPS:
-                key = _ClassKey(policies.keys, direction, version)
+                key = _ClassKey(policies.name, direction, version)
                 if key not in self._classes:
-                    self._classes[key] = class_chains(policies, direction, version)
-                chains = self._classes[key]
+                    self._classes[key] = _RenderedClass(policies.key_set, class_chains(policies, direction, version))
+                chains = self._classes[key].chains
                 if chains is not None:
                     keys.append(key)
                     elements[_ElementKey(_MAPS[direction][version], address)] = Verdict("jump", chains.chains[0].name)
@@ -201,7 +206,7 @@ class PolicyRenderer:
         }
 
     def _uses_any(self, key: _ClassKey, sets: Container[str]) -> bool:
-        chains = self._classes[key]
+        chains = self._classes[key].chains
         return chains is not None and any(each.name in sets for each in chains.sets)
 
     def _drop_unused_classes(self) -> None:
@@ -209,7 +214,10 @@ class PolicyRenderer:
         self._classes = {key: self._classes[key] for key in used}
 
     def _chains(self) -> dict[str, Chain]:
-        return {chain.name: chain for chains in self._classes.values() if chains is not None for chain in chains.chains}
+        return {chain.name: chain for chains in self._rendered() for chain in chains.chains}
+
+    def _rendered(self) -> Iterator[ClassChains]:
+        return (each.chains for each in self._classes.values() if each.chains is not None)
 
     # Set contents
 
@@ -246,7 +254,7 @@ class PolicyRenderer:
 
     def _update_sets(self, builder: _TransactionBuilder) -> None:
         """Add sets that a class begins to use, and remove those that none uses any more."""
-        wanted = {each.name: each for chains in self._classes.values() if chains is not None for each in chains.sets}
+        wanted = {each.name: each for chains in self._rendered() for each in chains.sets}
         for name in self._sets.keys() - wanted.keys():
             gone = self._sets.pop(name)
             self._address_sets.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from ipaddress import ip_address
 from itertools import pairwise
@@ -94,7 +95,7 @@ def test_a_policy_that_costs_too_much_isolates_and_allows_nothing(rule: dict[str
 def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The most expensive ones are left out, closed, until the others leave room; other namespaces have a limit of their own."""
     monkeypatch.setattr(cost, "MAX_COST", 10_000)
-    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 40_000)
+    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 42_400)
     evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
     bombs = {
         f"b{number}": builders.policy(
@@ -122,6 +123,53 @@ def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytes
     assert {each.name for each in evaluator.too_large} == {f"b{number}" for number in range(7, 8)}
     assert passes(held, Packet(source, target, "TCP", 80))
     assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_policies_that_are_left_out_take_no_place_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each direction denies what all of them deny: with very many of them each change is as fast as with few."""
+    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 10_000)
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
+    for number in range(100):
+        types = [["Egress"], ["Ingress"], ["Egress", "Ingress"]][number % 3]
+        many = builders.policy(f"q{number:03}", namespace="x", policyTypes=types)
+        held = held.apply(renderer.update([evaluator.put(many)]))
+    assert len(evaluator.too_large) > 80
+    assert len(evaluator.class_of(evaluator.selector_index.pod_ids[ObjectKey("x", "own")]).policies) < 25
+    assert not passes(held, Packet(ip_address(PEER).packed, ip_address(POD).packed, "TCP", 80))
+    for key in sorted(evaluator.too_large):
+        held = held.apply(renderer.update([evaluator.remove(NetworkPolicy, ObjectKey(key.namespace, key.name))]))
+    assert held == TableState.bare(SET_SPECS).apply(renderer.snapshot())
+
+
+def test_a_change_of_one_of_many_policies_for_many_pods_is_fast() -> None:
+    """Their class is put together once, not once for each pod."""
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    for number in range(2, 200):
+        evaluator.put(builders.pod(f"own{number}", f"10.1.0.{number}", namespace="x", node=NODE))
+    for number in range(1000):
+        evaluator.put(builders.policy(f"p{number}", namespace="x"))
+    renderer.update([evaluator.put(policy(to=[one_of(2)]))])
+    began = time.process_time()
+    for number in range(10):
+        renderer.update([evaluator.put(policy(to=[one_of(3 + number)]))])
+    assert time.process_time() - began < 1.5
+
+
+def test_a_pod_that_changes_its_labels_again_and_again_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each combination of policies is a class, and their number is unlimited."""
+    monkeypatch.setattr("percale.policy.evaluator._MAX_KEPT", 20)
+    evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
+    names = [f"l{number}" for number in range(8)]
+    for name in names:
+        selector = {"matchLabels": {name: "yes"}}
+        renderer.update([evaluator.put(builders.policy(name, namespace="x", podSelector=selector))])
+    before = sum(isinstance(each, PolicyClass) for each in gc.get_objects())
+    for number in range(1 << len(names)):
+        labels = {name: "yes" for bit, name in enumerate(names) if number >> bit & 1}
+        renderer.update([evaluator.put(builders.pod("own", POD, namespace="x", node=NODE, labels=labels))])
+    gc.collect()
+    assert sum(isinstance(each, PolicyClass) for each in gc.get_objects()) - before < 20
 
 
 def test_a_policy_is_rendered_for_the_pods_that_it_selects_alone(monkeypatch: pytest.MonkeyPatch) -> None:
