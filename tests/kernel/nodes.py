@@ -292,5 +292,5 @@ class Fabric:
             await node.synced()
 
     async def down(self) -> None:
-        for node in self._nodes:
-            await node.stop()
+        while self._nodes:
+            await self._nodes.pop().stop()

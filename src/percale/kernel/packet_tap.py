@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from percale.kernel import syscalls
-from percale.kernel.probe_packet import Found, Position, Probe, icmp_error, ip_length
+from percale.kernel.probe_packet import Found, Position, Probe, ip_length
 from percale.kernel.socket_filter import attach_filter
 
 _ALL_PROTOCOLS = 3
@@ -46,8 +46,11 @@ class Sighting(Struct, frozen=True):
     """Its MAC address is not this device's."""
     source_mac: str | None = None
     destination_mac: str | None = None
-    icmp: tuple[int, int] | None = None
-    """Type and code, of an error that quotes the probe."""
+
+    @property
+    def is_answer(self) -> bool:
+        """An answer, or an ICMP error in its place; not inside of a tunnel."""
+        return not self.found.is_carried and (self.found.is_answer or self.found.error is not None)
 
 
 class PacketTap:
@@ -107,7 +110,6 @@ class PacketTap:
             kind == _TO_OTHERS,
             frame[6:12].hex(":") if ethernet else None,
             frame[:6].hex(":") if ethernet else None,
-            icmp_error(packet) if found.error else None,
         )
 
 

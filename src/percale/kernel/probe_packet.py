@@ -32,16 +32,13 @@ _NUMBERS: dict[tuple[Protocol, int], int] = {
 }
 _HEADER = {4: 20, 6: 40}
 """Bytes of an IP header without options."""
-_ICMP = 8
-_VXLAN = 8 + 8 + 14
-_OUTER: tuple[int, ...] = tuple(
-    sorted(
-        {0}
-        | {header + own for header in _HEADER.values() for own in (0, _ICMP, _VXLAN)}
-        | {header + _ICMP + header + _VXLAN for header in _HEADER.values()}
-    )
-)
-"""Bytes of the network header before the probe's own: none, IP in IP, UDP or an ICMP error, vxlan, an ICMP error about vxlan."""
+_UDP, _ICMP, _VXLAN = 8, 8, 8 + 8 + 14
+"""Bytes behind an outer IP header: of a tunnel over UDP, of an ICMP error, of vxlan with the inner Ethernet header."""
+_TUNNELS = frozenset(header + own for header in _HEADER.values() for own in (0, _UDP, _VXLAN))
+_ERRORS = frozenset(header + _ICMP for header in _HEADER.values())
+_OUTER = tuple(sorted({0} | _TUNNELS | _ERRORS | {tunnel + error for tunnel in _TUNNELS for error in _ERRORS}))
+"""Bytes of the network header before the probe's own: of tunnels, of ICMP errors that quote it, of both in either order."""
+_ICMP_NUMBERS = frozenset((socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
 _ECHO = {4: (8, 0), 6: (128, 129)}
 _SEQUENCE, _ACKNOWLEDGEMENT, _PAYLOAD = 4, 8, 8
 """Offsets in TCP's header, and the length of UDP's and ICMP's."""
@@ -73,7 +70,7 @@ class Header(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The probe or an answer in a packet. `outer`: the packet that carries it. `error`: it is quoted by an ICMP error."""
+    """The probe or an answer in a packet. `outer`: the header of that, where it is not the probe's own."""
 
     header: Header
     is_answer: bool
@@ -82,8 +79,10 @@ class Found(NamedTuple):
     length: int
     """Of the IP packet, in bytes."""
     outer: Header | None = None
-    error: bool = False
-    """`outer` is an ICMP error that quotes it."""
+    error: tuple[int, int] | None = None
+    """Type and code of the ICMP error that quotes it."""
+    is_carried: bool = False
+    """By a tunnel, whose packet `outer` is; else that is the ICMP error."""
 
 
 class Probe(Struct, frozen=True):
@@ -153,7 +152,10 @@ class Probe(Struct, frozen=True):
             if found is None:
                 continue
             carrier = _header_of(packet) if outer else None
-            return found._replace(outer=carrier, error=carrier is not None and carrier.protocol in (1, 58))
+            if carrier is None:
+                return found
+            is_carried = carrier.protocol not in _ICMP_NUMBERS
+            return found._replace(outer=carrier, error=_quoting(packet, outer), is_carried=is_carried)
         return None
 
     def _has_length(self, inner: bytes, outer: int) -> bool:
@@ -193,7 +195,7 @@ def header_of(network: bytes, transport: bytes) -> Header | None:
 
 
 def _header_of(packet: bytes) -> Header | None:
-    version = packet[0] >> 4
+    version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20:
         source, destination, protocol, at = packet[12:16], packet[16:20], packet[9], (packet[0] & 0xF) * 4
     elif version == 6 and len(packet) >= 40:
@@ -213,10 +215,14 @@ def ip_length(packet: bytes) -> int:
     return int.from_bytes(packet[4:6], "big") + _HEADER[6]
 
 
-def icmp_error(packet: bytes) -> tuple[int, int] | None:
-    """Type and code of an ICMP packet, which begins with its network header."""
-    at = {4: (packet[0] & 0xF) * 4, 6: 40}.get(packet[0] >> 4, 0)
-    return (packet[at], packet[at + 1]) if len(packet) > at + 1 else None
+def _quoting(packet: bytes, outer: int) -> tuple[int, int] | None:
+    """Type and code of the ICMP error among the outer headers, which are so long."""
+    for begin in (0, *(_TUNNELS & {outer - error for error in _ERRORS})):
+        header = _header_of(packet[begin:])
+        if header is not None and header.protocol in _ICMP_NUMBERS:
+            at = begin + _HEADER[header.source.version]
+            return packet[at], packet[at + 1]
+    return None
 
 
 def _flags(flags: int) -> str:

@@ -9,7 +9,7 @@ headers ───────────┘   a NatHop where they change
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from percale.kernel.netlink.route import RouteQuery
 from percale.kernel.packet_tap import Sighting
@@ -28,6 +28,7 @@ from percale.trace.hops import (
     RouteHop,
     RuleHop,
     Stage,
+    Translation,
 )
 
 _STAGES: tuple[tuple[str, Stage], ...] = (
@@ -43,6 +44,10 @@ _STAGES: tuple[tuple[str, Stage], ...] = (
     ("postrouting", "snat"),
 )
 """By the beginning of a chain's name, of our tables."""
+
+
+Ends: TypeAlias = tuple[str, str]
+"""Source and destination, with their ports."""
 
 
 class Run(NamedTuple):
@@ -77,7 +82,7 @@ class Run(NamedTuple):
 
 def direction_of(found: Found) -> Direction:
     """Where it goes."""
-    if found.error:
+    if found.error is not None:
         return "error"
     return "reply" if found.is_answer else "request"
 
@@ -107,14 +112,14 @@ def assemble(evidence: Evidence) -> tuple[AnyHop, ...]:
     for run in runs(evidence):
         at, index = _anchor(run, ordered, anchored)
         anchored.add(index)
-        add(at, _run_hops(evidence, run, ordered))
+        add(at, _run_hops(evidence, run))
     for index, (place, seen) in enumerate(ordered):
         if index not in anchored:
             add(
                 index + 0.25 if not seen.outgoing else index - 0.75,
                 _plain_route(evidence, place, seen, ordered[:index]),
             )
-    return tuple(hop for _, _, hop in sorted(placed, key=lambda each: each[:2]))
+    return tuple(_with_translations(hop for _, _, hop in sorted(placed, key=lambda each: each[:2])))
 
 
 def runs(evidence: Evidence) -> Iterator[Run]:
@@ -135,7 +140,7 @@ def _meaning(evidence: Evidence, observation: Observation, steps: Sequence[Step]
     for seen in observation.sightings:
         found = seen.found
         if found.outer is not None and found.outer in headers:
-            return direction_of(found), True
+            return direction_of(found), found.is_carried
         if found.header in headers and found.outer is None:
             return direction_of(found), False
     server = evidence.destination
@@ -162,8 +167,7 @@ def _anchor(run: Run, ordered: Sequence[tuple[str, Sighting]], taken: set[int]) 
     ]
     for index in candidates:
         seen = ordered[index][1]
-        carried = seen.found.outer is not None
-        if (seen.device, seen.outgoing) == (device, outgoing) and (carried == run.is_outer or seen.found.error):
+        if (seen.device, seen.outgoing, seen.found.is_carried) == (device, outgoing, run.is_outer):
             return (index - 0.5 if outgoing else index + 0.5), index
     before = [index for index, (place, _) in enumerate(ordered) if place == run.place]
     if not before:
@@ -177,7 +181,7 @@ def _us(evidence: Evidence, seen: Sighting) -> float:
 
 def _device_hop(evidence: Evidence, place: str, seen: Sighting, mtu: int | None) -> DeviceHop:
     found = seen.found
-    outer = packet_of(found.outer, _outer_what(seen)) if found.outer is not None else None
+    outer = packet_of(found.outer, outer_text(found)) if found.outer is not None else None
     return DeviceHop(
         place,
         direction_of(found),
@@ -186,6 +190,7 @@ def _device_hop(evidence: Evidence, place: str, seen: Sighting, mtu: int | None)
         "out" if seen.outgoing else "in",
         packet_of(found.header, found.detail, found.length),
         outer,
+        found.is_carried,
         mtu,
     )
 
@@ -210,59 +215,66 @@ _ICMP6_ERRORS = {
 }
 
 
-def icmp_text(seen: Sighting) -> str:
+def error_text(found: Found) -> str:
     """What the ICMP error says, in words."""
-    names = _ICMP6_ERRORS if seen.found.outer is not None and seen.found.outer.source.version == 6 else _ICMP_ERRORS
-    kind = seen.icmp or (0, 0)
+    kind = found.error or (0, 0)
+    names = _ICMP6_ERRORS if found.header.source.version == 6 else _ICMP_ERRORS
     return names.get(kind, f"ICMP type {kind[0]} code {kind[1]}")
 
 
-def _outer_what(seen: Sighting) -> str:
-    if seen.found.error:
-        return icmp_text(seen)
-    protocol = seen.found.outer.protocol if seen.found.outer is not None else 0
+def outer_text(found: Found) -> str:
+    """What the outer packet is."""
+    if not found.is_carried:
+        return error_text(found)
+    protocol = found.outer.protocol if found.outer is not None else 0
     return {17: "udp", 4: "ip in ip", 41: "ip in ip"}.get(protocol, f"protocol {protocol}")
 
 
-def _run_hops(evidence: Evidence, run: Run, ordered: Sequence[tuple[str, Sighting]]) -> Iterator[AnyHop]:
+def _run_hops(evidence: Evidence, run: Run) -> Iterator[AnyHop]:
     header, routed = run.first_header, run.input is None
     if routed and header is not None:
         yield from _route_hops(evidence, run.place, run.direction, header, None)
     for step in run.steps:
         if step.header is not None and header is not None and step.header != header:
-            yield from _nat_hops(run.place, run.direction, header, step.header)
+            yield from _nat_hops(run.place, run.direction, _ends(header), _ends(step.header))
             header = step.header
         if not routed and step.output is not None and step.family != "bridge" and header is not None:
             routed = True
             yield from _route_hops(evidence, run.place, run.direction, header, run.input)
         if not step.is_policy or step.drops:
             yield _rule_hop(run, step)
-    if header is None:
-        return
-    last = run.steps[-1]
-    if not routed and not last.drops and not run.routed:
+    if header is not None and not routed and not run.steps[-1].drops:
         yield from _route_hops(evidence, run.place, run.direction, header, run.input)
-    left = next((seen for place, seen in ordered if _leaves(run, place, seen)), None)
-    if left is not None:
-        after = left.found.outer if run.is_outer and left.found.outer is not None else left.found.header
-        yield from _nat_hops(run.place, run.direction, header, after)
 
 
-def _leaves(run: Run, place: str, seen: Sighting) -> bool:
-    return (
-        (place, seen.device, seen.outgoing) == (run.place, run.output, True)
-        and direction_of(seen.found) == run.direction != "error"
-        and (seen.found.outer is not None) == run.is_outer
-    )
+def _with_translations(hops: Iterable[AnyHop]) -> Iterator[AnyHop]:
+    """A translation that no rule's header shows is between two devices: masquerading, and what is undone in answers."""
+    known: dict[tuple[str, Direction], Ends] = {}
+    for hop in hops:
+        key = (hop.place, hop.direction)
+        if isinstance(hop, NatHop):
+            source, destination = known.get(key, ("", ""))
+            is_source = (hop.what == "snat") != hop.restored
+            known[key] = (hop.after, destination) if is_source else (source, hop.after)
+        elif isinstance(hop, DeviceHop) and not hop.tunnel:
+            packet = hop.outer or hop.packet
+            ends = packet.source, packet.destination
+            yield from _nat_hops(hop.place, hop.direction, known.get(key, ends), ends)
+            known[key] = ends
+        yield hop
 
 
-def _nat_hops(place: str, direction: Direction, before: Header, after: Header) -> Iterator[NatHop]:
+def _ends(header: Header) -> Ends:
+    return end_text(header, source=True), end_text(header, source=False)
+
+
+def _nat_hops(place: str, direction: Direction, before: Ends, after: Ends) -> Iterator[NatHop]:
     """An answer's source is the request's destination."""
     restored = direction != "request"
-    for source in (False, True):
-        old, new = end_text(before, source=source), end_text(after, source=source)
+    kinds: tuple[Translation, Translation] = ("dnat", "snat") if restored else ("snat", "dnat")
+    for what, old, new in zip(kinds, before, after, strict=True):
         if old != new:
-            yield NatHop(place, direction, None, "snat" if source != restored else "dnat", restored, old, new)
+            yield NatHop(place, direction, None, what, restored, old, new)
 
 
 def find_path(evidence: Evidence, place: str, header: Header, device: str | None) -> PathLookup | None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from percale.kernel.packet_tap import Sighting
 from percale.kernel.probe_packet import Header
 from percale.kernel.rtnl.path_lookup import DeviceFacts, PathLookup
-from percale.trace.assembly import direction_of, end_text, find_path, icmp_text
+from percale.trace.assembly import direction_of, end_text, error_text, find_path
 from percale.trace.evidence import Evidence
 from percale.trace.hops import AnyHop, End, RouteHop, RuleHop
 
@@ -57,7 +57,7 @@ class _Case(Struct, frozen=True):
 
     @property
     def is_tunnel(self) -> bool:
-        return self.seen.found.outer is not None and not self.seen.found.error
+        return self.seen.found.is_carried
 
     @property
     def path(self) -> PathLookup | None:
@@ -97,17 +97,17 @@ def _furthest(ordered: Sequence[tuple[str, Sighting]]) -> tuple[str, Sighting]:
 def _answer(evidence: Evidence, hops: Sequence[AnyHop], around: Surroundings) -> End | None:
     """By the first packet that came back to FROM."""
     came = (seen for place, seen in evidence.sightings() if place == evidence.start and not seen.outgoing)
-    seen = next((each for each in came if each.found.error or each.found.is_answer), None)
+    seen = next((each for each in came if each.is_answer), None)
     if seen is None:
         return None
     found, place = seen.found, evidence.start
-    if not found.error and _RESET not in found.detail:
+    if found.error is None and _RESET not in found.detail:
         return End("answered", place, f"{found.detail} from {end_text(found.header, source=True)}")
     who = end_text(found.header, source=True) if found.outer is None else str(found.outer.source)
-    said = icmp_text(seen) if found.error else "RST"
+    said = error_text(found) if found.error is not None else "RST"
     if (dropped := _dropped(hops, around)) is not None:
         return replace(dropped, outcome="refused", what=f"{dropped.what} ({said} from {who})")
-    if not found.error or seen.icmp in _PORT_UNREACHABLE:
+    if found.error is None or found.error in _PORT_UNREACHABLE:
         return End("refused", place, f"{who} answers {said}: no socket listens there")
     return End("unreachable", place, f"{who} answers {said}", _unreachable_commands(hops, around))
 
@@ -182,10 +182,10 @@ def _lost(case: _Case, what: str, *commands: str) -> End:
 def _error_on_the_way(case: _Case) -> End | None:
     """An ICMP error that never came to FROM: about a tunnel's packet it is for the node."""
     found = case.seen.found
-    if not found.error or found.outer is None:
+    if found.error is None or found.outer is None or found.is_carried:
         return None
-    said = icmp_text(case.seen)
-    if case.seen.icmp in _PORT_UNREACHABLE and case.evidence.of(case.place).kind == "node":
+    said = error_text(case.seen.found)
+    if found.error in _PORT_UNREACHABLE and case.evidence.of(case.place).kind == "node":
         sender = _place_of(case, str(found.outer.source))
         what = f"{sender}: no program or device takes the tunnel's packets ({said})"
         return End("lost", sender, what, (case.around.restart_agent(sender), case.around.at(sender, "ss -lun")))
@@ -196,7 +196,7 @@ def _place_of(case: _Case, address: str) -> str:
     """The place that sent from this address."""
     for place, seen in case.evidence.sightings():
         outer = seen.found.outer
-        if seen.outgoing and outer is not None and str(outer.source) == address and seen.found.error:
+        if seen.outgoing and outer is not None and str(outer.source) == address and not seen.found.is_carried:
             return place
     return case.place
 
@@ -210,6 +210,17 @@ def _wrong_mac(case: _Case) -> End | None:
     return _lost(case, what, f"ip link show {seen.device}")
 
 
+def _wrong_end(case: _Case) -> End | None:
+    """The tunnel leads to an address that no machine has."""
+    evidence, destination, around = case.evidence, str(case.header.destination), case.around
+    if not case.is_tunnel or not evidence.names or _machine_with(evidence, destination) is not None:
+        return None
+    carried = (at for at, seen in evidence.sightings() if seen.found.is_carried and seen.found.outer == case.header)
+    place = next(carried, case.place)
+    what = f"{place}: its tunnel sends to {destination}, and no node has this address"
+    return End("lost", place, what, (around.restart_agent(place), around.at(place, "bridge fdb show")))
+
+
 def _refused_by_routing(case: _Case) -> End | None:
     path = case.path
     if case.seen.outgoing or path is None or path.error is None:
@@ -218,10 +229,11 @@ def _refused_by_routing(case: _Case) -> End | None:
     facts = case.facts(device)
     if path.back is not None and path.back != device and facts is not None and facts.rp_filter == _STRICT:
         what = f"{place}: rp_filter drops it at {device}: the route back to {case.header.source} leads by {path.back}"
-        return _lost(case, what, f"sysctl -w net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=0")
+        return _lost(case, what, f"sysctl -w net/ipv4/conf/{device}/rp_filter=2")
     if case.evidence.of(place).kind in ("node", "router") and not case.evidence.of(place).forwards:
         return _not_forwarding(case)
-    return _no_route(case, path.error)
+    barrier = f"{path.kind} {path.prefix} in table {path.table}"
+    return _no_route(case, barrier if path.kind in _NOWHERE else path.error)
 
 
 def _no_route(case: _Case, why: str) -> End:
@@ -297,13 +309,8 @@ def _on_the_wire(case: _Case) -> End | None:
     """It left a machine and came to none."""
     if not case.seen.outgoing:
         return None
-    place, header, around = case.place, case.header, case.around
-    target = _machine_with(case.evidence, str(header.destination))
+    place, header = case.place, case.header
     what = f"it left {place} by {case.seen.device} for {header.destination}, and came nowhere"
-    if case.is_tunnel and target is None:
-        what = f"{what}: no node has the tunnel end {header.destination}"
-        commands = (around.restart_agent(place), around.at(place, f"ip route get {header.destination}"))
-        return End("lost", place, what, commands)
     return _lost(case, what, f"ip neigh show dev {case.seen.device}", f"ip -s link show {case.seen.device}")
 
 
@@ -334,6 +341,7 @@ def _silent_server(case: _Case) -> End | None:
 
 
 _CAUSES: tuple[Callable[[_Case], End | None], ...] = (
+    _wrong_end,
     _error_on_the_way,
     _wrong_mac,
     _refused_by_routing,
@@ -366,7 +374,7 @@ def _mtu_notes(evidence: Evidence) -> Iterator[str]:
     """A tunnel's device whose full packets do not fit the underlay."""
     told: set[tuple[str, str]] = set()
     for place, seen in evidence.sightings():
-        if not seen.outgoing or seen.found.outer is None or seen.found.error:
+        if not seen.outgoing or not seen.found.is_carried or seen.found.error is not None:
             continue
         devices = {device.name: device for device in evidence.of(place).devices}
         inner = next(

@@ -11,6 +11,7 @@ Direction: TypeAlias = Literal["request", "reply", "error"]
 Stage: TypeAlias = Literal[
     "guard", "service", "host port", "egress", "ingress", "policy", "snat", "tunnel", "filter", "foreign"
 ]
+Translation: TypeAlias = Literal["dnat", "snat"]
 Outcome: TypeAlias = Literal["answered", "refused", "unreachable", "dropped", "lost", "unsent"]
 
 
@@ -38,6 +39,8 @@ class DeviceHop(Hop, frozen=True, tag_field="hop", tag="device"):
     way: Literal["in", "out"]
     packet: Packet
     outer: Packet | None = None
+    tunnel: bool = False
+    """`outer` is a tunnel's."""
     mtu: int | None = None
 
 
@@ -97,7 +100,7 @@ class RuleHop(Hop, frozen=True, tag_field="hop", tag="rule"):
 class NatHop(Hop, frozen=True, tag_field="hop", tag="nat"):
     """An address that was replaced; of an answer, restored."""
 
-    what: Literal["dnat", "snat"]
+    what: Translation
     restored: bool
     before: str
     after: str

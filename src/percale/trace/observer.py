@@ -139,5 +139,5 @@ class Observer:
                 entered.add(which)
                 if masters.get(seen.device) is None and not seen.to_others:
                     yield header, seen.device
-            elif not found.error and which not in entered:
+            elif (found.error is None or found.is_carried) and which not in entered:
                 yield header, None

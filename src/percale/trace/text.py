@@ -66,7 +66,9 @@ def _device_line(hop: DeviceHop) -> str:
     arrow = "◀" if hop.way == "in" else "▶"
     if hop.outer is None:
         return f"{arrow} {hop.device:<15} {_packet(hop.packet)}"
-    inside = "about" if hop.direction == "error" else "carries"
+    inside = {(True, True): "carries an error about", (True, False): "carries"}.get(
+        (hop.tunnel, hop.direction == "error"), "about"
+    )
     return f"{arrow} {hop.device:<15} {_packet(hop.outer)}, {inside} {_packet(hop.packet)}"
 
 

@@ -60,7 +60,7 @@ def wrapped(inner: bytes, version: int, how: str) -> bytes:
         "vxlan": (17, bytes(8 + 8) + ethernet + inner),
         "udp": (17, bytes(8) + inner),
         "ip in ip": (4 if inner[0] >> 4 == 4 else 41, inner),
-        "error": (1 if version == 4 else 58, bytes(8) + inner),
+        "error": (1 if version == 4 else 58, b"\x03\x03" + bytes(6) + inner),
     }[how]
     return ip(ip_address(source), ip_address(destination), number, payload)
 
@@ -87,7 +87,21 @@ def test_it_is_found_inside_of_other_packets(protocol: Protocol, version: int, o
     found = probe(protocol, version).find(wrapped(request(protocol, version), outer, how))
     assert found is not None and found.outer is not None
     assert (found.header.destination, found.is_answer) == (SERVER[version], False)
-    assert (found.outer.source.version, found.error) == (outer, how == "error")
+    assert (found.outer.source.version, found.error is not None, found.is_carried) == (
+        outer,
+        how == "error",
+        how != "error",
+    )
+
+
+@EVERY
+@pytest.mark.parametrize("how", ["vxlan", "udp", "ip in ip"])
+def test_errors_about_it_are_told_from_errors_about_its_tunnel(protocol: Protocol, version: int, how: str) -> None:
+    inside = probe(protocol, version).find(wrapped(wrapped(request(protocol, version), version, "error"), 4, how))
+    about = probe(protocol, version).find(wrapped(wrapped(request(protocol, version), 4, how), 4, "error"))
+    assert inside is not None and about is not None
+    assert (inside.error, inside.is_carried) == ((3, 3), True)
+    assert (about.error, about.is_carried) == ((3, 3), False)
 
 
 @EVERY

@@ -253,7 +253,8 @@ def query_route(address: IPAddress) -> bytes:
 def query_path(query: RouteQuery, input_index: int | None, *, entry: bool) -> bytes:
     """The route of this packet, as the kernel would look it up now; with `entry` the routing table's entry that matched."""
     destination = query.destination
-    flags = _LOOKUP_TABLE | (_FIB_MATCH if entry else 0)
+    # For IPv6 the kernel tells the table always, and refuses to be asked for it.
+    flags = (_LOOKUP_TABLE if destination.version == 4 else 0) | (_FIB_MATCH if entry else 0)
     length = destination.max_prefixlen
     header = _ROUTE_HEADER.pack(
         _family(destination.version), length, length if query.source else 0, 0, 0, 0, 0, 0, flags

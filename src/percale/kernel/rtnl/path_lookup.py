@@ -131,7 +131,9 @@ class PathTables:
             taken = self._route(query, index, entry=False)
         except OSError as error:
             back = self._device_back(query) if index is not None else None
-            return PathLookup(query, input_device, error=os.strerror(error.errno or 0), back=back)
+            kind, prefix = self._barrier(query.destination) or ("", "")
+            table = "main" if kind else ""
+            return PathLookup(query, input_device, kind, table, prefix, error=os.strerror(error.errno or 0), back=back)
         with suppress(OSError):  # for the entry alone the kernel does not know how to answer some of its own routes
             entry = self._route(query, index, entry=True)
             found = PathLookup(
@@ -151,6 +153,16 @@ class PathTables:
         if answer is None:
             raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
         return route.decode_path(answer.body)
+
+    def _barrier(self, destination: IPAddress) -> tuple[str, str] | None:
+        """Kind and prefix of the route of table main that ends the way to there: asked for it, the kernel has only an error."""
+        found = []
+        for message in self._socket.dump(route.RTM_GETROUTE, route.query_routes()):
+            seen = route.decode_route(message.body)
+            if seen is not None and seen.dst.version == destination.version and destination in seen.dst:
+                found.append(seen)
+        longest = max(found, key=lambda each: each.dst.prefixlen, default=None)
+        return (longest.kind, str(longest.dst)) if longest is not None and longest.kind != "unicast" else None
 
     def _device_back(self, query: RouteQuery) -> str | None:
         if query.source is None:
