@@ -134,11 +134,7 @@ def node(
 
 def lease(number: int, **spec: Any) -> SubnetLease:
     """Of the node nNUMBER with 10.244.NUMBER.0/24, behind 192.168.0.NUMBER; networks and addresses may be text."""
-    usual = {
-        "node": f"n{number}",
-        "subnet": f"10.244.{number}.0/24",
-        "publicIP": f"192.168.0.{number}",
-    }
+    usual = {"node": f"n{number}", "subnet": f"10.244.{number}.0/24", "publicIP": f"192.168.0.{number}"}
     return make_lease(convert({**usual, **spec}, SubnetLeaseSpec, dec_hook=_parsed))
 
 

@@ -74,14 +74,7 @@ class EtcdServer:
     def ctl(self, *arguments: str) -> str:
         """etcdctl, for what an operator types."""
         command = [*self._ctl, *arguments]
-        return subprocess.run(
-            command,
-            env=_ENVIRONMENT,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        ).stdout
+        return subprocess.run(command, env=_ENVIRONMENT, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def as_user(self, user: str, *arguments: str) -> str:
         return self.ctl("--user", user, *arguments)

@@ -28,17 +28,7 @@ from percale.kernel.protocol import (
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Bridge, Ifb, Veth, VethPeer, Vxlan
-from percale.render.objects import (
-    Address,
-    FdbEntry,
-    KernelObject,
-    Link,
-    Neighbour,
-    Redirect,
-    Route,
-    Shaper,
-    Sysctl,
-)
+from percale.render.objects import Address, FdbEntry, KernelObject, Link, Neighbour, Redirect, Route, Shaper, Sysctl
 
 ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.1.1/24"))
@@ -176,10 +166,7 @@ def test_a_changed_vxlan_is_a_new_device_with_nothing_on_it(world: World) -> Non
 
 @pytest.mark.parametrize(
     "changed",
-    [
-        Link("flannel.7", VXLAN, mtu=1300),
-        Link("flannel.7", Vxlan(7, ip_address("192.168.1.1"), "eth0", learning=True)),
-    ],
+    [Link("flannel.7", VXLAN, mtu=1300), Link("flannel.7", Vxlan(7, ip_address("192.168.1.1"), "eth0", learning=True))],
     ids=["mtu", "learning"],
 )
 def test_bug_mtu_and_learning_changes_are_applied_to_an_existing_device(world: World, changed: Link) -> None:

@@ -133,8 +133,7 @@ async def test_stale_elements_stay_until_all_have_said_what_they_want(world: Wor
     some = replace(SNAPSHOT, put=(ElementBatch("pods4-a", THREE), ElementBatch("map", key, THREE)))
     kept = await world.nft_table.sync(some, keep_stale=True)
     assert kept == Transaction(
-        remove=(ElementBatch("map", key),),
-        put=(ElementBatch("pods4-a", THREE), ElementBatch("map", key, THREE)),
+        remove=(ElementBatch("map", key),), put=(ElementBatch("pods4-a", THREE), ElementBatch("map", key, THREE))
     )
     assert not await world.nft_table.sync(some, keep_stale=True)
     gone = await world.nft_table.sync(some)
@@ -156,11 +155,7 @@ async def test_edits_change_what_they_say_and_nothing_else(world: World) -> None
     after = replace(
         SNAPSHOT,
         put_chains=(CLASS, replace(LAST, rules=())),
-        put=(
-            ElementBatch("pods4-a", TWO + THREE),
-            ElementBatch("map", ONE + b"\0\x50\0\0", THREE),
-            *SNAPSHOT.put[2:],
-        ),
+        put=(ElementBatch("pods4-a", TWO + THREE), ElementBatch("map", ONE + b"\0\x50\0\0", THREE), *SNAPSHOT.put[2:]),
     )
     assert await world.holds(after)
 

@@ -23,16 +23,7 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.kernel.rtnl.fake import FakeKernel
 from percale.render.link_kinds import Bridge, Veth, VethPeer, Vxlan
-from percale.render.objects import (
-    Address,
-    FdbEntry,
-    KernelObject,
-    Key,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-)
+from percale.render.objects import Address, FdbEntry, KernelObject, Key, Link, Neighbour, Route, Sysctl
 
 ETH0 = Link("eth0", Veth(VethPeer("far0")))
 ETH0_ADDRESS = Address("eth0", ip_interface("192.168.0.1/16"))
@@ -186,9 +177,7 @@ async def test_bug_stale_objects_of_a_previous_run_are_collected(world: World) -
 
 
 @pytest.mark.parametrize(
-    "removed",
-    [ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, *peer(1)],
-    ids=lambda obj: "-".join(map(str, obj.key[:3])),
+    "removed", [ETH0_ADDRESS, FLANNEL, FLANNEL_ADDRESS, *peer(1)], ids=lambda obj: "-".join(map(str, obj.key[:3]))
 )
 async def test_what_somebody_removes_comes_back(world: World, removed: KernelObject) -> None:
     everything = (*NODE, *peer(1), *peer(2))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from tests.silent import silent_problems
+
 from percale.agent.events import Events
-from percale.agent.logging import LineLog
 from percale.agent.network.network_tables import NetworkTables
-from percale.agent.problems import Problems
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.table import KernelNftTable
 from percale.model.addresses import IPNetwork
@@ -28,7 +27,7 @@ async def running_tables(
     def make(spec: TableSpec) -> KernelNftTable:
         return KernelNftTable(NetnsThread(namespace), spec=spec, log_command=log_command)
 
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     tables = NetworkTables(network_tables(own), problems, Events("n1", MemoryStore(), problems), make)
     running = asyncio.create_task(tables.run())
     tables.start()

@@ -40,11 +40,7 @@ from percale.render.network.tunnels import peer_element, tunnel_elements
 
 T = TypeVar("T")
 
-DUAL = {
-    "Network": "10.244.0.0/16",
-    "EnableIPv6": True,
-    "IPv6Network": "fd00:244::/48",
-}
+DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 
 _POD_MAC = "02:00:00:00:00:77"
 _ROUTER = "; ".join(

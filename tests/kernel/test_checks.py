@@ -107,14 +107,7 @@ def test_a_kind_of_device_that_the_kernel_has_not(
 
 def test_without_rights_features_are_unknown(node: CheckedNode) -> None:
     code = "from tests.kernel.host_checks import LOOKS; import sys; print(LOOKS[sys.argv[1]](None).result)"
-    command = [
-        "setpriv",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        sys.executable,
-        "-c",
-        code,
-    ]
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code]
     for name in ("veth", "conntrack"):
         done = subprocess.run([*command, name], capture_output=True, text=True, check=False)
         assert done.stdout == "unknown\n", done.stderr

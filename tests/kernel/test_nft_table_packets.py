@@ -29,10 +29,7 @@ PATIENCE = 40
 RETURN, DROP = Verdict("return"), Verdict("drop")
 
 PODS = {4: SetSpec("pods4-a", ("ipv4_addr",)), 6: SetSpec("pods6-a", ("ipv6_addr",))}
-NETS = {
-    4: SetSpec("nets4", ("ipv4_addr",), interval=True),
-    6: SetSpec("nets6", ("ipv6_addr",), interval=True),
-}
+NETS = {4: SetSpec("nets4", ("ipv4_addr",), interval=True), 6: SetSpec("nets6", ("ipv6_addr",), interval=True)}
 PORTS = SetSpec("ports", ("inet_proto", "inet_service"), interval=True)
 NAMED = {
     4: SetSpec("named4", ("ipv4_addr", "inet_proto", "inet_service")),

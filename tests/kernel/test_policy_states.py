@@ -6,7 +6,6 @@ Two nodes of `policy_wires.py`, with an agent's own parts on each: a store that 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise, permutations
@@ -16,12 +15,12 @@ import pytest
 import yaml
 from tests.kernel.policy_wires import NODE_OF, WiredNode, Wires, asked
 from tests.kernel.streams import FlowOf, Streams
+from tests.silent import silent_log
 from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import ELSEWHERE, NODES
 
 from percale.agent.events import Events
 from percale.agent.informer import Informer
-from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.policy.controller import PolicyController
 from percale.agent.policy.established_flows import FlowBlocker
@@ -145,7 +144,7 @@ class Agent:
     """The parts of an agent that policies are made of, in a node's namespace."""
 
     def __init__(self, node: WiredNode, store: MemoryStore) -> None:
-        log = LineLog("text", io.StringIO())
+        log = silent_log()
         problems = Problems(log)
         nft_table = KernelNftTable(NetnsThread(node.space.descriptor))
         self.table = NodeTable(nft_table, problems, Events(node.name, store, problems))

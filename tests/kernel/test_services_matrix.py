@@ -44,12 +44,7 @@ POLICIES: list[dict[str, Any]] = [
     {"internalTrafficPolicy": inside, "externalTrafficPolicy": outside}
     for inside, outside in product(("Cluster", "Local"), repeat=2)
 ]
-ENDPOINTS = {
-    "on both nodes": ("n1/7", "n2/7"),
-    "on n2 only": ("n2/7",),
-    "the client alone": ("n1/7",),
-    "nowhere": (),
-}
+ENDPOINTS = {"on both nodes": ("n1/7", "n2/7"), "on n2 only": ("n2/7",), "the client alone": ("n1/7",), "nowhere": ()}
 
 
 @pytest_asyncio.fixture

@@ -36,11 +36,7 @@ def shut_in(world: World, name: str) -> Iterator[Pod]:
 
 
 def keep_sending(
-    world: World,
-    attempt: Attempt,
-    sender: str,
-    family: Family,
-    receivers: tuple[str, ...] = ("attacker1", "attacker2"),
+    world: World, attempt: Attempt, sender: str, family: Family, receivers: tuple[str, ...] = ("attacker1", "attacker2")
 ) -> None:
     """To both attackers, who take anything, until nodes have received the change; then an allowed one."""
     end = time.monotonic() + _WHILE

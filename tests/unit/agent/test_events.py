@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import io
 
 import pytest
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent import events as module
 from percale.agent.events import Events, InvolvedObject
-from percale.agent.logging import LineLog
-from percale.agent.problems import Problems
 from percale.errors import NotFound, StoreUnavailable
 from percale.model.event import Event
 from percale.model.meta import ObjectKey
@@ -27,7 +25,7 @@ class EventWorld:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.now = 1_800_000_000.0
-        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.problems = silent_problems()
         self.events = Events("n1", self.store, self.problems, clock=lambda: self.now)
 
     async def wait_for(self, count: int) -> list[Event]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from tests.silent import silent_problems
 
 from percale.agent import informer
 from percale.agent.informer import Change, Informer, retry_until_available
@@ -147,7 +148,7 @@ async def scripted(
 ) -> Informer:
     """One that has seen these."""
     store = Scripted(events)
-    there = Informer(store, Problems(LineLog("text", io.StringIO())))  # type: ignore[arg-type]
+    there = Informer(store, silent_problems())  # type: ignore[arg-type]
     there.subscribe(SubnetLease)
     prepare(there)
     running = asyncio.create_task(there.run())
@@ -158,7 +159,7 @@ async def scripted(
 
 
 async def test_what_an_informer_that_ended_could_not_read_is_no_problem() -> None:
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     store = Scripted([ReadProblem("etcd", AWAY), NOTHING])
     there = Informer(store, problems, "store of the network")  # type: ignore[arg-type]
     there.subscribe(SubnetLease)
@@ -187,7 +188,7 @@ async def test_an_attempt_is_retried_until_the_store_is_available() -> None:
             raise outcome
         return outcome
 
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     assert await retry_until_available(attempt, problems) == 7
     assert problems.last is not None and not problems.current
 
@@ -211,7 +212,7 @@ class Counting(MemoryStore):
 async def test_an_agent_lists_each_kind_once() -> None:
     """Nodes and leases concern peers, policies and Services."""
     store = Counting()
-    there = Informer(store, Problems(LineLog("text", io.StringIO())))
+    there = Informer(store, silent_problems())
     subscriptions = [
         there.subscribe(SubnetLease),
         there.subscribe(*Evaluator().kinds),
@@ -237,7 +238,7 @@ def test_only_the_informer_lists_and_watches_for_an_agent() -> None:
 
 
 async def test_nobody_subscribes_to_an_informer_that_runs() -> None:
-    there = Informer(MemoryStore(), Problems(LineLog("text", io.StringIO())))
+    there = Informer(MemoryStore(), silent_problems())
     first = there.subscribe(ConfigMap)
     running = asyncio.create_task(there.run())
     async with asyncio.timeout(30):
@@ -249,7 +250,7 @@ async def test_nobody_subscribes_to_an_informer_that_runs() -> None:
 
 async def test_who_reads_late_gets_the_latest_of_each_object_in_order() -> None:
     store = MemoryStore()
-    there = Informer(store, Problems(LineLog("text", io.StringIO())))
+    there = Informer(store, silent_problems())
     late = there.subscribe(ConfigMap)
     quick = there.subscribe(ConfigMap)
     seen: list[Change] = []
@@ -270,7 +271,7 @@ async def test_who_reads_late_gets_the_latest_of_each_object_in_order() -> None:
 
 
 async def test_a_new_snapshot_replaces_what_is_queued() -> None:
-    subscription = Informer(MemoryStore(), Problems(LineLog("text", io.StringIO()))).subscribe(ConfigMap)
+    subscription = Informer(MemoryStore(), silent_problems()).subscribe(ConfigMap)
     for number in range(3):
         subscription.offer(Upserted(config_map("a", str(number))))
     again = Snapshot({ConfigMap: [config_map("a", "9")], SubnetLease: []})

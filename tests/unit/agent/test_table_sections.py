@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from msgspec import Struct
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent import table_sections as module
 from percale.agent.events import Events, InvolvedObject
-from percale.agent.logging import LineLog
 from percale.agent.problems import Problems
 from percale.agent.table_sections import NodeTable
 from percale.errors import KernelError
@@ -79,7 +78,7 @@ class Node(Struct):
 @pytest.fixture
 async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(module, "_FIRST_RETRY", 0.01)
-    store, problems = MemoryStore(), Problems(LineLog("text", io.StringIO()))
+    store, problems = MemoryStore(), silent_problems()
     events = Events("n1", store, problems)
     nft_table, pods = FakeNftTable(), Pods()
     table = NodeTable(nft_table, problems, events)

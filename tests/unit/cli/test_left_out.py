@@ -38,12 +38,7 @@ def files(here: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "matrix -f p.yaml",
-        "matrix -f p.yaml --diff p.yaml",
-        "why -f p.yaml a 1.1.1.1 80",
-        "policy test case.yaml",
-    ],
+    ["matrix -f p.yaml", "matrix -f p.yaml --diff p.yaml", "why -f p.yaml a 1.1.1.1 80", "policy test case.yaml"],
 )
 def test_each_is_named_once_on_stderr(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert percale(*command.split()) == 0

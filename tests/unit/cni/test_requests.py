@@ -221,8 +221,7 @@ def test_names_in_gos_case_as_containerd_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "bandwidth",
-    [{"ingressRate": 8000}, {"egressBurst": 8000}, {"ingressRate": 7, "ingressBurst": 8000}],
+    "bandwidth", [{"ingressRate": 8000}, {"egressBurst": 8000}, {"ingressRate": 7, "ingressBurst": 8000}]
 )
 def test_limits_that_cannot_be(bandwidth: dict[str, int]) -> None:
     with pytest.raises(CniError, match=r"runtimeConfig.bandwidth.(in|e)gress") as caught:

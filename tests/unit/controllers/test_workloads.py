@@ -160,10 +160,7 @@ def test_a_statefulset_has_numbered_pods_that_keep_their_names() -> None:
 def test_a_daemonset_has_one_pod_on_each_node_that_its_selector_fits() -> None:
     spec = DaemonSetSpec(selector=LabelSelector(), template=template(disk="ssd"))
     lab = Lab(
-        DaemonSet(metadata=metadata("web"), spec=spec),
-        node("n1", labels=SSD),
-        node("n2"),
-        node("n3", labels=SSD),
+        DaemonSet(metadata=metadata("web"), spec=spec), node("n1", labels=SSD), node("n2"), node("n3", labels=SSD)
     )
     lab.settle()
     assert sorted(filter(None, lab.pods.values())) == ["n1", "n3"]
@@ -230,10 +227,7 @@ def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "reason"),
-    [
-        ([], "the lab has no nodes"),
-        ([node("n1", unschedulable=True)], "none of 1 nodes takes pods"),
-    ],
+    [([], "the lab has no nodes"), ([node("n1", unschedulable=True)], "none of 1 nodes takes pods")],
 )
 def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
     assert Scheduler(list(nodes)).place(builders.pod(node=None)) == Unschedulable(reason)

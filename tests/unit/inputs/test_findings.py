@@ -237,10 +237,7 @@ async def scale(replicas: Count) -> dict[str, Any]:
 
 
 ANSWERS = RequestHandler({"scale": scale})
-NO_REQUEST = {
-    "errors": [{"what": "not a request of this lab's API", "where": None, "hint": None}],
-    "type": "LabError",
-}
+NO_REQUEST = {"errors": [{"what": "not a request of this lab's API", "where": None, "hint": None}], "type": "LabError"}
 
 
 @pytest.mark.parametrize("given", ['"3"', "-1", "2147483648", "null", "1e3", DEEP, DIGITS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import dns.message
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.silent import silent_log, silent_problems
 from tests.unit.inputs.mutating import mutated, odd_documents, spoiled
 from tests.unit.inputs.reading import fuzzed, manifest_of, refused_in_words, scratch
 from tests.unit.inputs.valid import (
@@ -42,9 +42,7 @@ from tests.unit.store.conftest import opened
 from percale.agent.http import client
 from percale.agent.http.listener import Page
 from percale.agent.http.server import serve_pages
-from percale.agent.logging import LineLog
 from percale.agent.network.peers import Peers
-from percale.agent.problems import Problems
 from percale.agent.state import NodeState
 from percale.backend.protocol import LocalFamily, LocalNode
 from percale.backend.registry import make_backend
@@ -227,8 +225,8 @@ def mean(objects: Sequence[Object]) -> None:
             network.networks,
             _nothing_declared,
             _nothing_declared,
-            log=LineLog("text", io.StringIO()),
-            problems=Problems(LineLog("text", io.StringIO())),
+            log=silent_log(),
+            problems=silent_problems(),
         )
         list(peers.replace(leases))
         for lease in leases:

@@ -11,13 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from percale.errors import AddressRefused
-from percale.ipam.subnet_plan import (
-    candidate_count,
-    first_overlap,
-    fitting,
-    free_candidates,
-    from_pod_cidrs,
-)
+from percale.ipam.subnet_plan import candidate_count, first_overlap, fitting, free_candidates, from_pod_cidrs
 from percale.model.netconf import NetworkConfig, network_config
 from percale.model.subnet_lease import NodeSubnets
 

@@ -33,12 +33,7 @@ subnetleases             percale.io/v1alpha1              false  SubnetLease
 
 def test_each_kind_has_the_group_version_plural_and_scope_of_the_api() -> None:
     ours = {
-        (
-            kind.PLURAL,
-            f"{kind.api_group()}/{kind.version()}".removeprefix("/"),
-            str(kind.NAMESPACED).lower(),
-            kind.KIND,
-        )
+        (kind.PLURAL, f"{kind.api_group()}/{kind.version()}".removeprefix("/"), str(kind.NAMESPACED).lower(), kind.KIND)
         for kind in KINDS.values()
     }
     assert ours == {tuple(line.split()) for line in UPSTREAM.splitlines()}

@@ -78,10 +78,7 @@ async def test_apply_creates_changes_and_leaves_alone(store: Store) -> None:
     assert service.spec.clusterIP == "10.96.0.17", "allocated as an API server does"
     assert service.metadata.uid
     assert service.metadata.creationTimestamp
-    assert await applied(store, SHOP) == [
-        "service/web unchanged",
-        "networkpolicy.networking.k8s.io/web unchanged",
-    ]
+    assert await applied(store, SHOP) == ["service/web unchanged", "networkpolicy.networking.k8s.io/web unchanged"]
     changed = await applied(store, SHOP.replace("port: 80", "port: 81").replace("{a: b}", "{a: c}"))
     assert changed[0] == "service/web configured"
     after = await store.get(Service, SERVICE)

@@ -318,10 +318,7 @@ placings: st.SearchStrategy[Object] = st.one_of(_objects(Pod, _pods()), _objects
 
 removals: st.SearchStrategy[Removal] = st.one_of(
     *(
-        st.tuples(
-            st.just(kind),
-            st.builds(ObjectKey, st.sampled_from(NAMESPACES), st.sampled_from(names)),
-        )
+        st.tuples(st.just(kind), st.builds(ObjectKey, st.sampled_from(NAMESPACES), st.sampled_from(names)))
         for kind, names in ((Pod, ("u", "v", "w")), (NetworkPolicy, ("p", "q", "r")))
     ),
     *(

@@ -66,10 +66,7 @@ def passes(held: TableState, packet: Packet) -> bool:
     """What the static chain `policies` does with it."""
     if packet.source + packet.destination in held.sets[SELF[packet.version]].elements:
         return True
-    for name, address in (
-        (EGRESS[packet.version], packet.source),
-        (INGRESS[packet.version], packet.destination),
-    ):
+    for name, address in ((EGRESS[packet.version], packet.source), (INGRESS[packet.version], packet.destination)):
         verdict = held.sets[name].elements.get(address)
         if verdict is not None and not _returns(held, packet, getattr(verdict, "chain", "")):
             return False

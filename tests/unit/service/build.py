@@ -86,9 +86,7 @@ class Build:
         config.setdefault("pod_cidrs", tuple(map(parse_network, PODS)))
         config.setdefault("service_cidrs", tuple(map(parse_network, CLUSTER_IPS)))
         return ServiceConfig(
-            node="n1",
-            node_port_addresses=None if ports is None else tuple(map(parse_network, ports)),
-            **config,
+            node="n1", node_port_addresses=None if ports is None else tuple(map(parse_network, ports)), **config
         )
 
     def ask(

@@ -24,12 +24,7 @@ BOTH, HERE = "10.180.0.1:80 10.180.2.1:80", "10.180.2.1:80"
 def reachable(**spec: Any) -> Service:
     """At every kind of address."""
     return build.service(
-        "svc1",
-        build.port(nodePort=30001),
-        lb=[LB],
-        type="LoadBalancer",
-        externalIPs=(EXTERNAL,),
-        **spec,
+        "svc1", build.port(nodePort=30001), lb=[LB], type="LoadBalancer", externalIPs=(EXTERNAL,), **spec
     )
 
 

@@ -95,10 +95,7 @@ def test_slices_may_come_before_their_service_and_go_after_it() -> None:
 def test_a_zone_touches_whoever_has_hints() -> None:
     hinted = build.slice(build.endpoint("10.180.0.1", zones=["a"]), build.endpoint("10.180.0.2", zones=["b"]))
     table = build.table(
-        build.service(),
-        hinted,
-        build.service("svc2", ip="172.30.0.42"),
-        build.slice("10.180.0.3", service="svc2"),
+        build.service(), hinted, build.service("svc2", ip="172.30.0.42"), build.slice("10.180.0.3", service="svc2")
     )
     assert table.apply([build.node(zone="b")]) == {key("svc1")}
     assert build.brief(table, POD, IP) == "10.180.0.2:80"

@@ -120,9 +120,7 @@ def test_what_another_object_is_projected_to_now_is_not_deleted_with_the_first()
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abcdef")), st.integers(0, 90)), max_size=12))
-def test_readers_have_what_the_cache_has_and_in_the_end_what_the_server_has(
-    lists: list[tuple[set[str], int]],
-) -> None:
+def test_readers_have_what_the_cache_has_and_in_the_end_what_the_server_has(lists: list[tuple[set[str], int]]) -> None:
     world = World(*"abcdef")
     seen = set("abcdef")
     last = set("abcdef")

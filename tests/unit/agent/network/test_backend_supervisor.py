@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Sequence
 
 import pytest_asyncio
+from tests.silent import silent_problems
 
-from percale.agent.logging import LineLog
 from percale.agent.network.backend_supervisor import BACKEND, BackendSupervisor
-from percale.agent.problems import Problems
 from percale.backend.protocol import LocalNode
 from percale.errors import StateError
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec, make_lease
@@ -29,7 +27,7 @@ class World:
         self.broken: StateError | None = None
         self.configured: asyncio.Queue[tuple[str, list[SubnetLease]]] = asyncio.Queue()
         self.checked = asyncio.Event()
-        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.problems = silent_problems()
         self.supervisor = BackendSupervisor(self, lambda: self.node, lambda: self.leases, self.problems)
 
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:

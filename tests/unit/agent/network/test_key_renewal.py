@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.silent import silent_log
 from tests.waiting import eventually
 
 from percale.agent.informer import STORE
-from percale.agent.logging import LineLog
 from percale.agent.network import key_renewal
 from percale.agent.network.key_renewal import KEY, KeyRenewal
 from percale.agent.problems import Problems
@@ -22,7 +21,7 @@ from percale.backend.wireguard.key_file import FILE
 from percale.errors import StoreUnavailable
 from percale.model.backend_options import WireguardOptions
 
-LOG = LineLog("text", io.StringIO())
+LOG = silent_log()
 
 
 class World:

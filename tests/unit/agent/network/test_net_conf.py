@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from pathlib import Path
 
 import pytest
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent.config.settings import AgentConfig
-from percale.agent.logging import LineLog
 from percale.agent.network.net_conf import configured_network
 from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
@@ -23,7 +22,7 @@ BASE = AgentConfig(node="n1", store="files:/unused")
 
 
 def new_problems() -> Problems:
-    return Problems(LineLog("text", io.StringIO()))
+    return silent_problems()
 
 
 def config_map(name: str, network: str | None = "10.1.0.0/16") -> ConfigMap:

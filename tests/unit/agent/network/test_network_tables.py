@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 
 import pytest
 from msgspec import Struct
+from tests.silent import silent_problems
 
 from percale.agent.events import Events
-from percale.agent.logging import LineLog
 from percale.agent.network.network_tables import NetworkTables
-from percale.agent.problems import Problems
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.render.network.base_chains import network_tables
@@ -45,7 +43,7 @@ class Node(Struct):
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     fakes: dict[str, FakeNftTable] = {}
 
     def make(spec: TableSpec) -> FakeNftTable:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 
 import pytest
 from msgspec.structs import replace
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent.informer import Informer
-from percale.agent.logging import LineLog
 from percale.agent.network.node_condition import NodeCondition
-from percale.agent.problems import Problems
 from percale.errors import Conflict
 from percale.model.condition import Condition
 from percale.model.meta import ObjectKey, ObjectMeta
@@ -36,7 +34,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def condition(store: MemoryStore) -> AsyncIterator[NodeCondition]:
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     informer = Informer(store, problems)
     made = NodeCondition("n1", store, informer.subscribe(Node), problems)
     tasks = [asyncio.create_task(each) for each in (informer.run(), made.run())]

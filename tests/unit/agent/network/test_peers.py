@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from tests import builders
+from tests.silent import silent_problems
 
 from percale.agent.logging import LineLog
 from percale.agent.network.peers import PEERS, Peers
-from percale.agent.problems import Problems
 from percale.backend.protocol import KernelBackend, LocalFamily, LocalNode, PeerObjects
 from percale.kernel.protocol import Interface
 from percale.model.addresses import IPAddress
@@ -69,7 +69,7 @@ class World:
         self.backend = Plain()
         self.elements: dict[str, tuple[Element, ...]] = {}
         self.targets: dict[str, tuple[IPAddress, ...]] = {}
-        self.problems = Problems(LineLog("text", io.StringIO()))
+        self.problems = silent_problems()
         self.peers = Peers(
             local(),
             self.backend,

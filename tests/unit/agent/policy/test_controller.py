@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
 import pytest
 from tests import builders
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent.events import Events
 from percale.agent.informer import Informer
-from percale.agent.logging import LineLog
 from percale.agent.policy.controller import PolicyController
-from percale.agent.problems import Problems
 from percale.agent.table_sections import NodeTable
 from percale.cni.records import Attachment
 from percale.cni.requests import KubernetesPod
@@ -45,7 +43,7 @@ def attachment(pod: Pod, address: IPAddress = ADDRESS, uid: str = "") -> Attachm
 
 
 def agent_of(store: MemoryStore, heard: list[set[bytes]]) -> tuple[PolicyController, NodeTable, Informer]:
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
     informer = Informer(store, problems)
     agent = PolicyController(
@@ -96,7 +94,7 @@ class Unreadable(MemoryStore):
 async def test_the_first_rules_are_those_of_the_last_state(held: bool) -> None:
     """An unreadable file holds them back, for it may contain a policy that is in force; events are taken in meanwhile."""
     store, nft = Unreadable() if held else MemoryStore(), FakeNftTable()
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     table = NodeTable(nft, problems, Events("n1", store, problems))
     informer = Informer(store, problems)
     agent = PolicyController("n1", informer, table, problems=problems)
@@ -179,7 +177,7 @@ async def test_a_pod_has_its_addresses_while_it_has_its_wires() -> None:
 
 async def test_a_policy_that_is_too_large_is_a_problem_and_an_event_until_it_is_not() -> None:
     store = MemoryStore()
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     said: list[str] = []
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
     informer = Informer(store, problems)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
-from percale.agent.logging import LineLog
 from percale.agent.policy import domain_names as names
 from percale.agent.policy.domain_names import NAMES, RETENTION, DomainResolver, system_resolve
-from percale.agent.problems import Problems
 
 ONE, TWO = b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02"
 
@@ -29,7 +27,7 @@ class World:
         self.asked: list[str] = []
         self.now = 0.0
         self.learned: Mapping[str, frozenset[bytes]] = {}
-        self.problems = Problems(LineLog("text", io.StringIO()), clock=lambda: 100.0)
+        self.problems = silent_problems(clock=lambda: 100.0)
         self.names = DomainResolver(
             lambda: self.wanted, self._learn, self.problems, resolve=self.ask, clock=lambda: self.now
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import ip_address
@@ -11,8 +10,8 @@ from typing import cast
 
 import pytest
 from tests import builders
+from tests.silent import silent_log
 
-from percale.agent.logging import LineLog
 from percale.agent.metrics import Metrics
 from percale.agent.policy.established_flows import FlowBlocker
 from percale.agent.problems import Problems
@@ -59,7 +58,7 @@ class Table:
 
 async def test_an_address_is_forgotten_while_flows_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("percale.agent.policy.established_flows._BATCH", 2)
-    tables, log = [Table(7), Table(7)], LineLog("text", io.StringIO())
+    tables, log = [Table(7), Table(7)], silent_log()
     problems = Problems(log)
     table, opened = tables[1], cast("Iterator[Conntrack]", iter(tables))
     blocker = FlowBlocker("n1", Evaluator(()), opened.__next__, problems=problems, metrics=Metrics(), log=log)
@@ -106,7 +105,7 @@ async def test_many_flows_of_a_policy_with_many_rules_delay_nobody_else(monkeypa
         for server in servers.values()
         for port in range(2000, 2300)
     ]
-    log = LineLog("text", io.StringIO())
+    log = silent_log()
     problems = Problems(log)
     opened = cast("Callable[[], Conntrack]", lambda: Flows(flows, marked))
     blocker = FlowBlocker("n1", evaluator, opened, problems=problems, metrics=Metrics(), log=log)

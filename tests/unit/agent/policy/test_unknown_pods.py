@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_interface
@@ -12,11 +11,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests import builders
+from tests.silent import silent_problems
 from tests.waiting import eventually
 
 from percale.agent.events import Events
 from percale.agent.informer import Informer
-from percale.agent.logging import LineLog
 from percale.agent.policy import controller, unknown_pods
 from percale.agent.policy.controller import PolicyController
 from percale.agent.problems import Problems
@@ -74,7 +73,7 @@ def attachment(address: str = str(ADDRESS)) -> Attachment:
 async def agent_of(
     store: MemoryStore, prepare: Callable[[PolicyController], None] = lambda agent: None
 ) -> AsyncIterator[tuple[PolicyController, Problems]]:
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
     informer = Informer(store, problems)
     agent = PolicyController("n1", informer, table, problems=problems)

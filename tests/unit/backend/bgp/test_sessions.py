@@ -176,11 +176,7 @@ def test_service_blocks_come_from_every_node_that_is_not_excluded() -> None:
 
 SELECTORS = st.sampled_from(["", "all()", "has(rr)", "!has(rr)", "rack == 'r1'", "rack in {'r1', 'r2'}"])
 PEERS = st.builds(
-    BGPPeerSpec,
-    node=st.just(""),
-    nodeSelector=SELECTORS,
-    peerSelector=SELECTORS.filter(bool),
-    localASNumber=st.none(),
+    BGPPeerSpec, node=st.just(""), nodeSelector=SELECTORS, peerSelector=SELECTORS.filter(bool), localASNumber=st.none()
 )
 FACTS = st.builds(
     NodeFacts,

@@ -37,7 +37,7 @@ def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> 
     assert (code, lines) == (
         2,
         [
-            "percale: a/k8s/q.yaml:1: a manifest, and not a case; keep cases in a directory of their own, or name their files",
+            "percale: a/k8s/q.yaml:1: a manifest, and not a case; keep cases in a directory of their own, or name their files"
         ],
     )
 

@@ -199,9 +199,7 @@ def test_more_cells_than_letters_get_numbers() -> None:
     pods = [pod(f"p{place:03}", f"10.0.{place}.1", app=str(place)) for place in range(60)]
     rules = [
         policy(
-            f"r{place}",
-            podSelector={"matchLabels": {"app": str(place)}},
-            ingress=[{"ports": [{"port": 2000 + place}]}],
+            f"r{place}", podSelector={"matchLabels": {"app": str(place)}}, ingress=[{"ports": [{"port": 2000 + place}]}]
         )
         for place in range(60)
     ]

@@ -11,13 +11,7 @@ from percale.errors import BadInput
 from percale.explain.service_world import MasqueradeAddress
 from percale.explain.why.document import service_document
 from percale.explain.why.targets import TargetLookup
-from percale.explain.why.through_service import (
-    Cluster,
-    ServiceReply,
-    find_service_port,
-    service_reply,
-    to_text,
-)
+from percale.explain.why.through_service import Cluster, ServiceReply, find_service_port, service_reply, to_text
 from percale.model.addresses import packed, parse_network
 from percale.model.manifest.decode import decode_manifest
 from percale.model.meta import Object

@@ -18,13 +18,7 @@ NAMES = {index: name for name, index in INDICES.items()}
     "desired",
     [
         Link("flannel.1", Vxlan(1, ip_address("10.0.0.1"), "eth0"), mtu=1450, mac="02:00:00:00:00:01"),
-        Link(
-            "v6",
-            Vxlan(9, ip_address("fd00::1"), "eth0", 4789, True, True),
-            True,
-            1430,
-            "02:00:00:00:00:01",
-        ),
+        Link("v6", Vxlan(9, ip_address("fd00::1"), "eth0", 4789, True, True), True, 1430, "02:00:00:00:00:01"),
         Link("pod0", Veth(VethPeer("eth0", 3)), up=False, mtu=1400, mac="02:00:00:00:00:01", master="cni0"),
     ],
     ids=lambda desired: desired.name,

@@ -21,12 +21,7 @@ KEY = "A" * 42 + "E="
 HERE = Endpoint(ip_address("192.0.2.2"), 51820)
 DEVICE = WireguardDevice("flannel-wg", Secret(b"k" * 32), 51820, mark=7)
 PEER = WireguardPeer(
-    "flannel-wg",
-    KEY,
-    HERE,
-    frozenset({ip_network("10.244.2.0/24"), ip_network("fd00:2::/64")}),
-    Secret(b"p" * 32),
-    25,
+    "flannel-wg", KEY, HERE, frozenset({ip_network("10.244.2.0/24"), ip_network("fd00:2::/64")}), Secret(b"p" * 32), 25
 )
 PEER6 = WireguardPeer("flannel-wg", "B" * 42 + "E=", Endpoint(ip_address("2001:db8::2"), 9), frozenset())
 

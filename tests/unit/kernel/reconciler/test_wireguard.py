@@ -103,10 +103,7 @@ async def test_a_new_key_takes_over_in_one_batch_of_two_changes(kernel: FakeKern
     """The old one goes first, so that they are one message."""
     reconciler.declare("peer/2", (peer(2, key="another"),))
     await reconciler.wait_idle()
-    assert [(type(each), each.object.key[2]) for each in kernel.written] == [
-        (Delete, "key of 2"),
-        (Upsert, "another"),
-    ]
+    assert [(type(each), each.object.key[2]) for each in kernel.written] == [(Delete, "key of 2"), (Upsert, "another")]
     await reconciler.stop()
 
 

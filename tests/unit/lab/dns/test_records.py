@@ -62,10 +62,7 @@ def data(name: str, kind: str, zone: Zone = ZONE) -> list[str]:
         (
             "_sql._tcp.db.shop.svc.cluster.local.",
             "SRV",
-            [
-                "0 100 5432 10-244-1-3.db.shop.svc.cluster.local.",
-                "0 100 5432 db-0.db.shop.svc.cluster.local.",
-            ],
+            ["0 100 5432 10-244-1-3.db.shop.svc.cluster.local.", "0 100 5432 db-0.db.shop.svc.cluster.local."],
         ),
         ("2.1.244.10.in-addr.arpa.", "PTR", ["db-0.db.shop.svc.cluster.local."]),
         ("outside.shop.svc.cluster.local.", "A", ["db.example.org."]),

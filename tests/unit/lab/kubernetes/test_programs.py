@@ -56,11 +56,7 @@ def test_what_is_missing_is_named_and_what_to_type(environ: dict[str, str], tmp_
 @pytest.mark.parametrize(
     ("network", "cidrs", "flags"),
     [
-        (
-            {"Network": "10.20.0.0/16", "SubnetLen": 26},
-            "10.20.0.0/16",
-            ["--node-cidr-mask-size=26"],
-        ),
+        ({"Network": "10.20.0.0/16", "SubnetLen": 26}, "10.20.0.0/16", ["--node-cidr-mask-size=26"]),
         (
             {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00::/56"},
             "10.244.0.0/16,fd00::/56",

@@ -49,10 +49,7 @@ PORT = {"port": 80}
     [
         ({"ports": []}, ["spec.ports: Required value"]),
         ({"ports": [{"port": 0}]}, ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]),
-        (
-            {"ports": [PORT, {"port": 81, "name": "x"}]},
-            ["spec.ports[0].name: Required value"],
-        ),
+        ({"ports": [PORT, {"port": 81, "name": "x"}]}, ["spec.ports[0].name: Required value"]),
         (
             {"ports": [{"port": 80, "name": "x"}, {"port": 81, "name": "x"}]},
             ['spec.ports[1].name: Duplicate value: "x"'],
@@ -225,10 +222,7 @@ def entry(**fields: Any) -> dict[str, Any]:
         ({"endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1"}], "ports": [{"port": 80}]}, []),
         ({"addressType": "FQDN", "endpoints": [{"addresses": ["db.example.com"]}]}, []),
         ({"addressType": ""}, ["addressType: Required value"]),
-        (
-            {"addressType": "IPv5"},
-            ['addressType: Unsupported value: "IPv5": supported values: "FQDN", "IPv4", "IPv6"'],
-        ),
+        ({"addressType": "IPv5"}, ['addressType: Unsupported value: "IPv5": supported values: "FQDN", "IPv4", "IPv6"']),
         (
             {"endpoints": [{"addresses": []}]},
             ["endpoints[0].addresses: Required value: must contain at least 1 address"],
@@ -245,10 +239,7 @@ def entry(**fields: Any) -> dict[str, Any]:
             {"endpoints": [{"addresses": ["10.0.0.1"], "hostname": "a.b"}]},
             ['endpoints[0].hostname: Invalid value: "a.b": must not contain dots'],
         ),
-        (
-            {"ports": [{"port": 80}, {"port": 81}]},
-            ['ports[1].name: Duplicate value: ""'],
-        ),
+        ({"ports": [{"port": 80}, {"port": 81}]}, ['ports[1].name: Duplicate value: ""']),
         (
             {"ports": [{"port": 0, "protocol": "X"}]},
             [

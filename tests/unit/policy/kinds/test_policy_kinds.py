@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import ClassVar
 
 import pytest
+from tests.silent import silent_problems
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.informer import Informer
-from percale.agent.logging import LineLog
 from percale.agent.policy.controller import PolicyController
-from percale.agent.problems import Problems
 from percale.agent.table_sections import NodeTable
 from percale.kernel.nftables.fake_table import FakeNftTable
 from percale.model.addresses import packed
@@ -148,7 +146,7 @@ def test_the_linter_checks_it_as_all_and_by_itself() -> None:
 
 async def test_the_controller_watches_it_and_names_it_in_events() -> None:
     store = MemoryStore()
-    problems = Problems(LineLog("text", io.StringIO()))
+    problems = silent_problems()
     table = NodeTable(FakeNftTable(), problems, Events("n1", store, problems))
     informer = Informer(store, problems)
     controller = PolicyController("n1", informer, table, problems=problems, policy_kinds=KINDS)

@@ -45,15 +45,7 @@ def test_the_key_of_an_element_there_and_back(element: Element, packed: bytes) -
 
 @pytest.mark.parametrize(
     "match",
-    [
-        (),
-        (DEVICE,),
-        (V4, DEVICE),
-        (DEVICE, V6),
-        ("x" * 20, V4),
-        (DEVICE, V4, V4),
-        (DEVICE, ip_network("10.0.0.0/8")),
-    ],
+    [(), (DEVICE,), (V4, DEVICE), (DEVICE, V6), ("x" * 20, V4), (DEVICE, V4, V4), (DEVICE, ip_network("10.0.0.0/8"))],
 )
 def test_an_element_that_does_not_fit_its_set_says_so(match: tuple[Part, ...]) -> None:
     with pytest.raises(ValueError, match=r"set sources is of type ifname \. ipv4_addr"):

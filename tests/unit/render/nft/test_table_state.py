@@ -133,9 +133,7 @@ def test_what_the_kernel_would_refuse_is_refused(transaction: Transaction, numbe
 def test_all_can_go_in_one_edit() -> None:
     gone = FULL.apply(
         Transaction(
-            remove=(ElementBatch("egress4", ONE),),
-            remove_chains=("a", "b"),
-            remove_sets=("pods", "ports", "map"),
+            remove=(ElementBatch("egress4", ONE),), remove_chains=("a", "b"), remove_sets=("pods", "ports", "map")
         )
     )
     assert gone == BARE

@@ -193,9 +193,7 @@ async def test_a_directory_that_goes_away_is_not_taken_for_an_empty_one(
     assert summary(await upcoming(again)) == ("Upserted", "b=1")
 
 
-async def test_a_file_that_becomes_invalid_while_the_directory_is_away_keeps_its_objects(
-    root: Path,
-) -> None:
+async def test_a_file_that_becomes_invalid_while_the_directory_is_away_keeps_its_objects(root: Path) -> None:
     now = [100.0]
     clock = BootClock(boot=lambda: "boot", now=lambda: now[0])
     lease = ConfigMap(metadata=ObjectMeta(name="lease", namespace="default"))

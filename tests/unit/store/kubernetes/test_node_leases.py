@@ -23,12 +23,7 @@ from percale.store.protocol import Deleted, Snapshot, Upserted
 
 MAC = "12:c6:65:89:b4:e3"
 VXLAN = f'{{"VNI":1,"VtepMAC":"{MAC}"}}'
-FLANNEL = {
-    "kube_subnet_manager": "true",
-    "backend_type": "vxlan",
-    "backend_data": VXLAN,
-    "public_ip": "192.0.2.1",
-}
+FLANNEL = {"kube_subnet_manager": "true", "backend_type": "vxlan", "backend_data": VXLAN, "public_ip": "192.0.2.1"}
 SPEC = SubnetLeaseSpec(
     node="n1",
     subnet=IPv4Network("10.244.1.0/24"),
