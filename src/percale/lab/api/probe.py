@@ -18,7 +18,7 @@ from typing import Literal
 from msgspec import Struct
 
 from percale.errors import NotFound
-from percale.lab.api.icmp_errors import icmp_sender, keep_icmp_errors
+from percale.lab.api.icmp_errors import keep_icmp_errors, kept_error
 from percale.lab.process.netns_visit import visit_async
 from percale.model.addresses import IPAddress
 
@@ -89,14 +89,15 @@ async def probe(
                 if protocol == "UDP":
                     await loop.sock_sendall(endpoint, _QUESTION if port == _DNS else b"probe\n")
                     text = await loop.sock_recv(endpoint, 2048)
-        except TimeoutError:
-            return Outcome("timeout", time.monotonic() - started)
         except OSError as error:
-            result = _RESULTS.get(error.errno or 0)
-            if result is None:
+            seconds, kept = time.monotonic() - started, kept_error(endpoint)
+            number = error.errno or errno.ETIMEDOUT
+            if isinstance(error, TimeoutError) and kept is not None and kept.number in _RESULTS:
+                number = kept.number  # the answer was there in time, and this loop was not
+            if number not in _RESULTS:
                 raise
-            seconds = time.monotonic() - started
-            return Outcome(result, seconds, os.strerror(error.errno or 0), icmp_sender(endpoint))
+            reason = os.strerror(number) if number != errno.ETIMEDOUT else None
+            return Outcome(_RESULTS[number], seconds, reason, kept.sender if kept is not None else None)
         seconds = time.monotonic() - started
         if protocol == "TCP":
             text = await _http_response(endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_interface
 from typing import Any
@@ -108,18 +109,18 @@ async def test_a_kernel_that_cannot_be_read_is_an_error_at_the_start() -> None:
 
 
 async def test_waiters_are_cancelled_when_it_stops() -> None:
+    applying, release = threading.Event(), threading.Event()
+
     class Slow(FakeKernel):
         def apply(self, changes: Sequence[Change]) -> Sequence[OSError | None]:
-            release.wait(5)
+            applying.set()
+            release.wait(30)
             return super().apply(changes)
 
-    import threading
-
-    release = threading.Event()
     reconciler = Reconciler(Slow())
     await reconciler.start()
     reconciler.declare("node", (ETH0,))
-    await asyncio.sleep(0.05)
+    await eventually(applying.is_set)
     waiting = asyncio.ensure_future(reconciler.wait_applied("node"))
     await asyncio.sleep(0)
     stopping = asyncio.ensure_future(reconciler.stop())
