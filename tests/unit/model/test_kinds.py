@@ -16,6 +16,7 @@ daemonsets               apps/v1                          true   DaemonSet
 deployments              apps/v1                          true   Deployment
 replicasets              apps/v1                          true   ReplicaSet
 statefulsets             apps/v1                          true   StatefulSet
+cronjobs                 batch/v1                         true   CronJob
 jobs                     batch/v1                         true   Job
 endpointslices           discovery.k8s.io/v1              true   EndpointSlice
 ingresses                networking.k8s.io/v1             true   Ingress
