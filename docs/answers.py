@@ -68,6 +68,7 @@ ANSWERS: Mapping[str, Answer] = {
     "ipam show": Answer("shown", json={"": IpamShowDocument}),
     "lab add-node": Answer(),
     "lab apply": Answer(),
+    "lab break": Answer("done; with `--check` it is mended", "with `--check`: it is not"),
     "lab cut": Answer(),
     "lab delete": Answer(),
     "lab describe": Answer("there"),
@@ -119,6 +120,7 @@ ANSWERS: Mapping[str, Answer] = {
     ),
     "service show": Answer("shown", json={"": ShownService}),
     "status": Answer("shown", json={"": Status}),
+    "support": Answer("written"),
     "trace": Answer("answered", "refused, unreachable, dropped, lost", {"": TraceDocument}),
     "why": Answer(
         "allowed",

@@ -132,6 +132,7 @@ ELSEWHERE = {
     "ipam check": "tests/unit/cli/test_ipam.py",
     "ipam release": "tests/unit/cli/test_ipam.py",
     "ipam show": "tests/unit/cli/test_ipam.py",
+    "lab break": "tests/e2e/test_lab_break.py",
     "lab kubeconfig": "tests/cluster/test_lab.py",
     "get": "tests/unit/cli/test_objects.py",
     "lab up": "tests/e2e/test_lab_life.py",
@@ -139,6 +140,7 @@ ELSEWHERE = {
     "mk-docker-opts": "tests/unit/cli/test_mk_docker_opts.py",
     "preflight": "tests/kernel/test_preflight.py",
     "status": "tests/e2e/test_agent_commands.py",
+    "support": "tests/kernel/agent/test_support.py",
 }
 """Commands that are not asked here, and the tests that ask them."""
 
@@ -159,6 +161,7 @@ NO_ANSWER: Mapping[str, str] = {
     "ipam show": "--store files:/nosuch",
     "lab add-node": "node4",
     "lab apply": "-f world.yaml",
+    "lab break": "3",
     "lab cut": "node1 node2",
     "lab delete": "pod web",
     "lab describe": "pods",
@@ -197,6 +200,7 @@ NO_ANSWER: Mapping[str, str] = {
     "service resolve": "nobody svc/default/web:80 --node n1 -f world.yaml",
     "service show": "nobody -f world.yaml",
     "status": "--http unix:/nosuch",
+    "support": "--config nosuch.yaml",
     "trace": "client web 80",
     "why": "clinet web 80 -f world.yaml",
 }

@@ -10,4 +10,6 @@ kernel_features.py settings.py underlay.py filters.py others.py lab.py
                 a host's checks, by what they look at
 agent.py node_state.py peers.py leases.py services.py limits.py
                 those of a running node
+support_bundle.py redaction.py
+                what a bug report needs of it, without secrets: `percale support`
 """

@@ -19,9 +19,11 @@ from percale.agent.status import Status
 from percale.backend.interface_selection import UnderlayAddress, local_node, select_interface
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.registry import make_backend
-from percale.checks.stored_objects import StoredObjects
+from percale.checks.stored_objects import StoredObjects, stored_network
 from percale.errors import AgentError
+from percale.kernel.netlink import route
 from percale.kernel.netlink import socket as netlink
+from percale.kernel.netlink.route import SeenNeighbour
 from percale.kernel.protocol import Underlay
 from percale.kernel.rtnl.driver import opened
 from percale.kernel.rtnl.dump import NetlinkDump
@@ -106,6 +108,15 @@ class Host:
             return list(NetlinkDump(socket).ours())
 
     @cached_property
+    def neighbours(self) -> Sequence[SeenNeighbour]:
+        """Of all devices, whoever made them."""
+        with closing(netlink.Socket(netlink.ROUTE)) as socket:
+            answers = [
+                route.decode_neighbour(each.body) for each in socket.dump(route.RTM_GETNEIGH, route.query_neighbours())
+            ]
+        return [each for each in answers if each is not None and not each.fdb]
+
+    @cached_property
     def processes(self) -> Sequence[Process]:
         """Those that see this network."""
         return list(self._processes())
@@ -145,3 +156,9 @@ def given_network(config: AgentConfig) -> NetworkConfig | None:
     if config.networkFile is not None:
         return parse_network_config(read_net_conf(config.networkFile), config.networkFile)
     return None
+
+
+def running_host(config: AgentConfig) -> Host:
+    """With the network that the agent has: its configuration's, else the store's. Raises BadNetworkConfig."""
+    given = given_network(config)
+    return Host(config, given if given is not None else stored_network(StoredObjects(config.store)))

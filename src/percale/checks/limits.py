@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 from percale.checks.check import Outcome, bad, doubtful, good
 from percale.checks.host import Host
 from percale.kernel import sysctl
-from percale.kernel.netlink import route
-from percale.kernel.netlink import socket as netlink
 from percale.model.ip_family import Family
 
 _NEARLY_FULL, _FULL = 0.8, 0.95
@@ -34,20 +29,12 @@ def neighbours(host: Host) -> Outcome | None:
             most = int(sysctl.read(f"{_THRESHOLD[family]}3"))
         except OSError:
             continue
-        count = sum(1 for _ in _learned(family))
+        learned = [each.dst for each in host.neighbours if not each.permanent and each.dst is not None]
+        count = sum(address.version == family for address in learned)
         more = [f"{_THRESHOLD[family]}{number}={most * factor}" for number, factor in ((3, 4), (2, 2))]
         found = _fullness(f"{count} of {most} IPv{family} neighbours are known", count, most, more)
         worst = found if worst is None or worst.result == "ok" else worst
     return worst
-
-
-def _learned(family: Family) -> Iterator[route.SeenNeighbour]:
-    version = 4 if family is Family.IPV4 else 6
-    with closing(netlink.Socket(netlink.ROUTE)) as socket:
-        for message in socket.dump(route.RTM_GETNEIGH, route.query_neighbours()):
-            seen = route.decode_neighbour(message.body)
-            if seen is not None and not seen.permanent and seen.dst is not None and seen.dst.version == version:
-                yield seen
 
 
 def _fullness(words: str, count: int, most: int, settings: list[str]) -> Outcome:

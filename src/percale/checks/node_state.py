@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from percale.checks.check import Outcome, bad, doubtful, good, unknown
 from percale.checks.commands import kubectl, restart
 from percale.checks.host import Host
+from percale.kernel.cleanup import own_tables
+from percale.kernel.netns import CurrentNetns
 from percale.render.network.base_chains import network_tables
 from percale.render.network.pod_veth import host_device
 from percale.render.nft.objects import POLICY_TABLE
@@ -22,13 +22,10 @@ def tables(host: Host) -> Outcome:
         wanted += [each.name for each in network_tables()]
         wanted += [SERVICE_TABLE] if host.config.services.enabled else []
     try:
-        done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False, timeout=10)
+        there = own_tables(CurrentNetns())
     except OSError as error:
-        return unknown(f"nft cannot run: {error.strerror}")
-    if done.returncode:
-        return unknown(f"nft list tables: {done.stderr.strip()}")
-    there = set(done.stdout.splitlines())
-    missing = [str(each) for each in wanted if f"table {each}" not in there]
+        return unknown(f"tables cannot be read: {error.strerror}")
+    missing = [str(each) for each in wanted if str(each) not in there]
     if missing:
         return bad(f"there is no table {', '.join(missing)}", restart(host))
     return good(f"tables {', '.join(map(str, wanted))} are there")

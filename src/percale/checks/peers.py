@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from socket import if_indextoname
 
 from msgspec import Struct
 
@@ -81,6 +82,14 @@ def _gateways(host: Host, peer: status.Peer) -> Iterator[Gateway]:
 def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Outcome:
     first = silent[0]
     more = f" (and {len(silent) - 1} more)" if silent[1:] else ""
+    pinned = next(
+        (each for each in host.neighbours if each.dst == first.outer and each.permanent and not each.ours), None
+    )
+    if pinned is not None:
+        return bad(
+            f"{first.node} does not answer at {first.outer}{more}, for which somebody has written the MAC {pinned.mac}",
+            f"ip neighbour delete {first.outer} dev {if_indextoname(pinned.index)}",
+        )
     if first.direct or Echo(first.outer) not in replies:
         return bad(
             f"{first.node} does not answer at {first.outer}{more}",

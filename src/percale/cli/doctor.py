@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from msgspec import Struct
 
 from percale.cli.checked_host import CheckedHost, checked, print_advice, print_table
+from percale.cli.lab_nodes import on_each_node
 from percale.cli.lab_option import given_lab
 from percale.cli.options import output_option
 from percale.errors import LabError
 
-if TYPE_CHECKING:
-    from percale.agent.config.settings import AgentConfig
-    from percale.checks.host import Host
-
-_AT_A_TIME = 4
-"""Nodes of a lab that are looked at at once."""
 _WARNINGS = 3
 """The exit code when nothing is worse."""
 
@@ -63,45 +54,23 @@ def doctor(*, config: Path | None, lab: str | None, everything: bool, output: st
 def _this_node(config: Path | None) -> dict[str, CheckedHost]:
     from percale.agent.config import loader
     from percale.checks.check import findings
+    from percale.checks.host import running_host
     from percale.checks.registry import FEATURES, HOST, RUNNING
 
-    host = _host(loader.load(config, os.environ, {}))
+    host = running_host(loader.load(config, os.environ, {}))
     features = FEATURES if host.status is None or not host.status.ready else ()
     return {host.config.node: checked(list(findings((*RUNNING, *HOST, *features), host)))}
 
 
-def _host(settings: AgentConfig) -> Host:
-    """With the network that the agent has: its configuration's, else the store's. Raises BadNetworkConfig."""
-    from percale.checks.host import Host, given_network
-    from percale.checks.stored_objects import stored_network
-
-    given = given_network(settings)
-    return Host(settings, given if given is not None else stored_network(Host(settings).store))
-
-
 def _nodes_of_lab(lab: str) -> dict[str, CheckedHost]:
-    from percale.lab.api.client import ask
-    from percale.lab.api.status import LabStatus
-    from percale.lab.run_dir import locate
-
-    status = msgspec.convert(ask(locate(lab), "status"), LabStatus)
-    names = [each.name for each in status.machines if each.agent is not None]
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        return dict(zip(names, pool.map(lambda name: _node_of_lab(lab, name), names), strict=True))
-
-
-def _node_of_lab(lab: str, node: str) -> CheckedHost:
-    """As one types it there."""
-    program = [sys.executable, "-c", "from percale.cli.main import main; main()"]
-    command = [*program, "lab", "node", "--lab", lab, node, "--", "percale", "doctor", "-o", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        answer = json.loads(done.stdout)
-        return msgspec.convert(answer["nodes"][node], CheckedHost)
-    except (ValueError, KeyError) as error:
-        raise LabError(
-            f"{node}: {done.stderr.strip() or 'no answer'}", hint=f"percale lab --lab {lab} status"
-        ) from error
+    found = {}
+    for node, done in on_each_node(lab, "doctor", "-o", "json"):
+        try:
+            found[node] = msgspec.convert(json.loads(done.stdout)["nodes"][node], CheckedHost)
+        except (ValueError, KeyError) as error:
+            what = done.stderr.decode().strip() or "no answer"
+            raise LabError(f"{node}: {what}", hint=f"percale lab --lab {lab} status") from error
+    return found
 
 
 def _print(name: str, host: CheckedHost, *, everything: bool) -> None:

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "preflight": "Check this host before an agent is installed, with what to type for each fault.",
         "service": "What Services mean on a node: addresses, endpoints, where a packet goes; and manifests checked.",
         "status": "Nodes, subnets, backends, peers, pods and the last error, as an agent sees them.",
+        "support": "An archive of what a node, or a lab, has, for a bug report; without secrets.",
         "trace": "One real packet there and back, hop by hop: routes, rules, tunnels, and where it is lost.",
         "why": "May FROM reach TO, and which rule says so; the nearest rule when not.",
     }

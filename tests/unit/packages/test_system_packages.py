@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[3]
 _NO_PACKAGE = {"percale", "nosuch"}
 # They copy tables that iptables has made: where there are some, there is iptables.
 # A node whose network has the backend bgp needs BIRD: preflight and the agent say so.
-_THERE_WHEN_STARTED = {"iptables-save", "iptables-restore", "bird"}
+# `percale support` asks the journal where there is one.
+_THERE_WHEN_STARTED = {"iptables-save", "iptables-restore", "bird", "journalctl"}
 _TESTBED = ROOT / "tests/cluster/testbed"
 
 

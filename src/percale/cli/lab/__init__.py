@@ -8,6 +8,7 @@ shell.py     exec node tcpdump                     this machine's tools, in ther
 watch.py     watch
 probe.py     probe
 machines.py  cut heal add-node remove-node restart-agent
+faults.py    break                                 a game for learners
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import click
 
 from percale.cli.lab.describe import describe, logs
+from percale.cli.lab.faults import break_
 from percale.cli.lab.get import get
 from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
 from percale.cli.lab.objects import apply, delete, label, scale
@@ -231,5 +233,6 @@ for _verb in (
     add_node,
     remove_node,
     restart_agent,
+    break_,
 ):
     lab.add_command(_verb)
