@@ -112,10 +112,14 @@ class AddressPool:
 
     def remove_block(self, block: IPNetwork) -> bool:
         """Whether it is gone: not while one of its addresses is in use."""
-        if any(address in block for address in self._users):
+        if self.is_used(block):
             return False
         self._blocks.pop(block, None)
         return True
+
+    def is_used(self, block: IPNetwork) -> bool:
+        """Whether one of its addresses is in use."""
+        return any(address in block for address in self._users)
 
     def has_room(self, blocks: Iterable[IPNetwork], barred: Callable[[IPAddress], bool]) -> bool:
         """Whether one of these has a free address that is not barred."""

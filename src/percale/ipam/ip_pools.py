@@ -55,6 +55,16 @@ class Pool(Struct, frozen=True):
             selects_namespace=parse_selector(spec.namespaceSelector),
         )
 
+    def check_enabled(self, where: str) -> None:
+        """Raises AddressRefused."""
+        if not self.enabled:
+            raise AddressRefused(f"IP pool {self.name} is disabled, or not for workloads", where=where)
+
+    def block_of(self, address: IPAddress) -> IPNetwork:
+        """The block that an address of the pool would be in."""
+        size = 1 << (self.network.max_prefixlen - self.block_size)
+        return type(self.network)((int(address) - int(address) % size, self.block_size))
+
 
 class PodRequest(Struct, frozen=True):
     """What decides on the pools of a pod. `pod` is its name in errors."""
@@ -76,7 +86,7 @@ def chosen_pools(pools: Iterable[Pool], family: Family, request: PodRequest) -> 
     for given, whose in ((request.annotations, ""), (request.namespace_annotations, "the namespace of ")):
         if (text := given.get(key)) is not None:
             where = f"annotation {key} of {whose}pod {request.pod}"
-            return tuple(_named(mine, word, where) for word in _words(text, where))
+            return tuple(dict.fromkeys(_named(mine, word, where) for word in _words(text, where)))
     found = [
         pool
         for pool in mine
@@ -102,8 +112,7 @@ def _named(pools: Iterable[Pool], word: str, where: str) -> Pool:
     found = next((pool for pool in pools if word in (pool.name, str(pool.network))), None)
     if found is None:
         raise AddressRefused(f"there is no IP pool {word} of this family", where=where)
-    if not found.enabled:
-        raise AddressRefused(f"IP pool {found.name} is disabled, or not for workloads", where=where)
+    found.check_enabled(where)
     return found
 
 
@@ -153,13 +162,9 @@ def free_blocks(pool: Pool, taken: Iterable[IPNetwork], node: str) -> Iterator[I
         yield type(pool.network)((start + number * size, pool.block_size))
 
 
-def block_of(pools: Iterable[Pool], address: IPAddress) -> IPNetwork | None:
-    """The block that an address asked for would be in; None: it is in no pool."""
-    for pool in pools:
-        if address in pool.network:
-            size = 1 << (pool.network.max_prefixlen - pool.block_size)
-            return type(pool.network)((int(address) - int(address) % size, pool.block_size))
-    return None
+def pool_of(pools: Iterable[Pool], address: IPAddress) -> Pool | None:
+    """The pool that has this address."""
+    return next((pool for pool in pools if address in pool.network), None)
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:

@@ -114,6 +114,26 @@ def test_a_disabled_pool_that_is_in_use(nodes: list[Node], cluster: Cluster) -> 
     assert all(a.reaches(address) for address in b.addresses)
 
 
+@pytest.mark.parametrize("nodes", ["vxlan"], indirect=True)
+def test_a_pod_that_names_an_address_takes_no_pool_from_others(nodes: list[Node], cluster: Cluster) -> None:
+    """Neither one that gives pods no addresses, a load balancer's for example, nor by one block after the other."""
+    one, _ = nodes
+    closed = pool("old", "10.244.201.0/24", disabled=True), pool("vips", "10.244.202.0/24", allowedUses=["Tunnel"])
+    cluster.write("closed", *closed, pool("small", "10.244.203.0/24", blockSize=29), pool("unusable", "192.0.2.0/24"))
+    until(lambda: "IPPool unusable" in str(one.status.problems))
+    for name, address in (("old", "10.244.201.5"), ("vips", "10.244.202.5")):
+        with pytest.raises(AssertionError, match=f"IP pool {name} is disabled, or not for workloads"):
+            annotated(cluster, one, f"in-{name}", ipAddrs=f'["{address}"]')
+
+    def asking_for(block: int) -> None:
+        annotated(cluster, one, f"pod{block}", ipAddrs=f'["10.244.203.{8 * block + 3}"]').cni("DEL")
+
+    with pytest.raises(AssertionError, match="this node has 8 blocks of IP pools without a pod already"):
+        for block in range(32):
+            asking_for(block)
+    assert of(annotated(cluster, one, "other", ipv4pools='["small"]'), "10.244.203.0/24")
+
+
 def test_a_block_that_somebody_deletes_is_there_again(nodes: list[Node], cluster: Cluster) -> None:
     one, two = nodes
     a, b = one.pod("a"), two.pod("b")

@@ -15,9 +15,9 @@ from percale.errors import AddressRefused
 from percale.ipam.ip_pools import (
     PodRequest,
     Pool,
-    block_of,
     chosen_pools,
     free_blocks,
+    pool_of,
     tunnel_mode_problem,
     usable_pools,
 )
@@ -63,6 +63,7 @@ POOLS = (
         (request(namespace_labels={"team": "shop"}), ["all", "shop"]),
         (request({KEY: '["manual"]'}), ["manual"]),
         (request({KEY: '["10.244.131.0/24", "shop"]'}), ["rack", "shop"]),
+        (request({KEY: '["shop", "rack", "10.244.132.0/24", "shop"]'}), ["shop", "rack"]),
         (request(namespace={KEY: '["rack"]'}), ["rack"]),
         (request({KEY: '["shop"]'}, {KEY: '["rack"]'}), ["shop"]),
     ],
@@ -134,11 +135,15 @@ def test_free_blocks_are_all_that_overlap_nothing(taken: list[tuple[int, int]], 
     assert set(found) == wanted
 
 
-def test_the_block_of_an_address() -> None:
-    pools = (pool("p", blockSize=28), pool("q", "fd00:244:0:8000::/112"))
-    assert block_of(pools, ip_address("10.244.128.77")) == ip_network("10.244.128.64/28")
-    assert block_of(pools, ip_address("fd00:244:0:8000::7f")) == ip_network("fd00:244:0:8000::40/122")
-    assert block_of(pools, ip_address("10.244.1.1")) is None
+def test_the_pool_and_the_block_of_an_address() -> None:
+    four, six = pools = (pool("p", blockSize=28), pool("q", "fd00:244:0:8000::/112"))
+    for each, address, block in (
+        (four, "10.244.128.77", "10.244.128.64/28"),
+        (six, "fd00:244:0:8000::7f", "fd00:244:0:8000::40/122"),
+    ):
+        assert pool_of(pools, ip_address(address)) is each
+        assert each.block_of(ip_address(address)) == ip_network(block)
+    assert pool_of(pools, ip_address("10.244.1.1")) is None
 
 
 def test_a_mode_that_is_not_the_backends_is_named() -> None:

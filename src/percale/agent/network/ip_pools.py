@@ -24,7 +24,7 @@ from percale.cni.attachments import AttachRequest
 from percale.errors import AddressRefused, BadConfig, NetworkFull, PercaleError, StoreError, StoreUnavailable
 from percale.ipam.address_blocks import claim_block, claim_given, release_block
 from percale.ipam.address_pool import AddressPool, PodOf
-from percale.ipam.ip_pools import Labels, PodRequest, Pool, block_of, chosen_pools, tunnel_mode_problem, usable_pools
+from percale.ipam.ip_pools import Labels, PodRequest, Pool, chosen_pools, pool_of, tunnel_mode_problem, usable_pools
 from percale.model.addresses import IPAddress, IPNetwork, parse_network
 from percale.model.bgp import without_effect
 from percale.model.ip_family import Family
@@ -45,6 +45,10 @@ _SWEEP = 30.0
 """Seconds between two looks for blocks without a pod."""
 _IDLE = 300.0
 """Seconds for which a block has no pod before it is given back: no other node has its addresses sooner."""
+
+_MOST_IDLE = 8
+"""Blocks without a pod before no pod gets another one by naming an address in it: one pod after the other could take a whole
+pool so."""
 
 
 class NodePools:
@@ -252,10 +256,20 @@ class NodePools:
 
     async def _hold_block_of(self, address: IPAddress) -> None:
         """For a pod that asks for this address. Raises AddressRefused, StoreError."""
-        block = block_of(self.pools, address)
-        if block is None or any(address in held for held in self._pool.blocks):
+        pool = pool_of(self.pools, address)
+        if pool is None:
+            return
+        pool.check_enabled(f"node {self._node}, for {address}")
+        if any(address in held for held in self._pool.blocks):
             return
         async with self._claiming:
+            if (idle := sum(not self._pool.is_used(block) for block in self._pool.blocks)) >= _MOST_IDLE:
+                raise AddressRefused(
+                    f"{address} was asked for, and this node has {idle} blocks of IP pools without a pod already",
+                    where=f"node {self._node}",
+                    hint=f"a block is given back when it has had no pod for {_IDLE / 60:.0f} minutes",
+                )
+            block = pool.block_of(address)
             await claim_given(self._store, block, self._node)
             self._hold(block)
 
@@ -304,9 +318,8 @@ class NodePools:
 
     async def _release_idle(self, now: float) -> None:
         """The last block of a pool that is in use stays. Raises StoreError, StateError."""
-        used = {address for each in self._pool.allocations.values() for address in each.addresses}
         for block in self._pool.blocks:
-            if any(address in block for address in used):
+            if self._pool.is_used(block):
                 self._idle_since.pop(block, None)
             elif now - self._idle_since.setdefault(block, now) >= _IDLE and not self._is_last(block):
                 self._give_up(block)
