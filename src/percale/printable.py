@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 from typing import TextIO
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -51,6 +52,9 @@ class _PrintableStream:
 
 @contextmanager
 def printable_output() -> Iterator[None]:
-    """Within it all that this process prints is printable. Its children's output is their own."""
+    """Within it all that this process prints is printable, in any encoding. Its children's output is their own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with redirect_stdout(_PrintableStream(sys.stdout)), redirect_stderr(_PrintableStream(sys.stderr)):
         yield

@@ -64,6 +64,16 @@ def test_a_rollout_can_be_restarted_and_has_no_history(lab: Person) -> None:
         assert "Error: a lab keeps no earlier revisions: apply the manifest that you want" in said
 
 
+def test_a_name_with_its_namespace_is_told_how_to_write_it(lab: Person) -> None:
+    lab("lab", "apply", "-f", "examples/busybox.yaml")
+    named = "pod/gomo-test/busybox"
+    for words in (("describe", "pod", "gomo-test/busybox"), ("get", named), ("wait", named, "--for=delete")):
+        said = lab("lab", *words, code=2).stderr
+        assert said.endswith("gomo-test/busybox is no name of an object; write: pod busybox -n gomo-test\n")
+    said = lab("lab", "tcpdump", "node/node1", "-c", "2", "--", "-e", code=2).stderr
+    assert said.endswith("Error: No such option '-c' of the lab's; the program's stand behind --\n")
+
+
 def head(person: Person, lines: int, *arguments: str) -> subprocess.Popen[str]:
     """As before `| head -LINES`."""
     command = [str(PERCALE), "lab", *arguments]

@@ -103,7 +103,8 @@ def test_from_outside(percale: Person) -> None:
     assert (told["to"], told["address"]) == ("svc/node-port/shop", "198.51.100.1")
     said = percale.complaint("lab", "probe", "external/outside", "svc/node-port/web", "80")
     assert "svc/node-port/web has no address outside the cluster, where external/outside is; its node port: " in said
-    assert said.endswith("probe external/outside node/NODE 30080/tcp")
+    assert said.endswith("probe external/outside node/node1 30080/tcp")
+    assert percale.shell(said.rpartition("port: ")[2]).startswith("allowed: ")
 
 
 def test_an_outside_database(percale: Person) -> None:

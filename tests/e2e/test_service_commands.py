@@ -260,7 +260,7 @@ def test_what_cannot_be_given(percale: Person, tmp_path: Path) -> None:
     twice = asked + asked.replace("name: a", "name: b")
     taken = 'spec.clusterIPs: Invalid value: ["10.96.0.5"]: failed to allocate IP 10.96.0.5: provided IP is already allocated'
     assert checked(percale, tmp_path, twice, code=1)[0].endswith(taken)
-    assert checked(percale, tmp_path, asked, code=0) == ["1 Service, 0 EndpointSlices: 0 warnings"]
+    assert checked(percale, tmp_path, asked, code=0) == ["1 Service, 0 EndpointSlices: 0 errors, 0 warnings"]
     outside = checked(percale, tmp_path, asked, "--service-cidr", "10.97.0.0/16", code=1)[0]
     assert outside.endswith("is not in the valid range. The range of valid IPs is 10.97.0.0/16")
     lab = "apiVersion: percale.io/v1alpha1\nkind: Lab\nmetadata: {name: x}\nspec: {serviceCIDR: 10.98.0.0/16}\n---\n"
@@ -300,7 +300,7 @@ ports: [{port: 8472, protocol: UDP}]
 
 def test_slices_and_lists_are_checked_and_others_services_are_not(percale: Person, tmp_path: Path) -> None:
     knative = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: K}\nspec: {ports: 3}\n---\n"
-    assert checked(percale, tmp_path, knative, code=0) == ["0 Services, 0 EndpointSlices: 0 warnings"]
+    assert checked(percale, tmp_path, knative, code=0) == ["0 Services, 0 EndpointSlices: 0 errors, 0 warnings"]
     listed = """\
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSliceList
@@ -324,7 +324,7 @@ def test_what_one_service_suffers_from_is_a_warning(percale: Person, tmp_path: P
         '1: warning: Service default/a: percale.io/strategy: unknown strategy "best" '
         "(there are random, rr, wrr, sh, mh, lc); random is used",
         "9: warning: Service default/b: 192.0.2.1:80/TCP belongs to Service default/a",
-        "2 Services, 0 EndpointSlices: 2 warnings",
+        "2 Services, 0 EndpointSlices: 0 errors, 2 warnings",
     ]
     file = tmp_path / "checked.yaml"
     found = json.loads(percale.out("service", "check", str(file), "-o", "json"))

@@ -34,6 +34,19 @@ def test_a_path_is_on_one_line_and_shows_its_bytes() -> None:
     assert printable_path(os.fsdecode(b"d/a\xff\n\xc3\xbc\x1b.yaml")) == "d/a\\xff\\u000aü\\u001b.yaml"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_another_encoding_gets_escapes(tmp_path: Path, encoding: str) -> None:
+    """As with LANG=en_US.ISO-8859-1."""
+    (tmp_path / "a.yaml").write_text(
+        "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a}]}}"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    words = [str(PERCALE), "why", "a", "1.1.1.1", "80", "-f", "a.yaml"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"allowed: default/a \\u2192 1.1.1.1, 80/TCP")
+
+
 def test_an_error_can_be_encoded_and_printed() -> None:
     error = BadManifest("not \x1b[2J", where=os.fsdecode(b"a\xff.yaml:1"), hint="say \x07")
     assert str(error) == "a\\xff.yaml:1: not \\u001b[2J; say \\u0007"

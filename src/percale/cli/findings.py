@@ -84,6 +84,11 @@ def decoded(files: Files, validate: Validation, *, policies: bool = True) -> Dec
     twice = [replace(finding, code="twice") for fault in loaded.duplicates for finding in errors_of(fault)]
     unknown = [replace(finding, code="unknown-field") for fault in loaded.unknown for finding in errors_of(fault)]
     warnings = [_left_out(each) for each in loaded.skipped_that_matter if policies or not each.why.policy]
+    if not (errors or loaded.entries or loaded.skipped or loaded.networks):
+        where = ", ".join(file for file, _ in files.documents)
+        errors = errors_of(
+            BadManifest("no objects in there", where=where)
+        )  # of `helm template | percale … -` that failed
     if validate == "strict":
         errors += unknown
     elif validate == "warn":

@@ -68,6 +68,9 @@ def wanted_objects(words: Sequence[str]) -> list[dict[str, Any]]:
         return [{"kind": kind, "names": list(words[1:])} for kind in words[0].split(",")]
     names: dict[str, list[str]] = {}
     for kind, name in _names(words):
+        if "/" in name:
+            namespace, _, bare = name.partition("/")
+            raise click.UsageError(f"{name} is no name of an object; write: {kind} {bare} -n {namespace}")
         names.setdefault(kind, []).append(name)
     return [{"kind": kind, "names": each} for kind, each in names.items()]
 

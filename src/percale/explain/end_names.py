@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from percale.errors import BadInput, NotFound
 from percale.explain.pod_owners import owners
-from percale.model.addresses import IPAddress, is_address, port_number
+from percale.model.addresses import IPAddress, is_address, is_network, port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
@@ -65,6 +65,8 @@ def parse_name(text: str, namespace: str | None = None) -> Name:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if is_address(bare):
         return ip_address(bare)
+    if is_network(bare):
+        raise BadInput(f"{text} is a network, and no end of a connection", hint="name an address of it")
     word, *rest = text.split("/")
     if len(rest) > 2 or not all((word, *rest)):
         raise BadInput(f"{text!r} names nothing", hint=_FORMS)
@@ -106,11 +108,11 @@ def suggest_end(
     there = [as_pods[str(key)]] if str(key) in as_pods else []
     if meant := [*(same or begins)[:1], *(text for _, text in named[:1]), *there]:
         return f"did you mean {' or '.join(meant)}?"
-    similar = nearest(str(key), (*known, *as_pods))
-    if similar is not None and similar not in as_pods:
-        return f"did you mean {similar}?"
-    if similar is not None and (all_machines := some_of(others)):
+    is_machine = nearest(key.name, (each.partition("/")[2] for each in others), cutoff=0.5) is not None
+    if is_machine and (all_machines := some_of(others)):
         return all_machines
+    if similar := nearest(str(key), known):
+        return f"did you mean {similar}?"
     here = [each for each in known if each.startswith(f"{key.namespace}/")]
     return some_of(here or known) or "there are no pods at all"
 

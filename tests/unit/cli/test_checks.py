@@ -85,7 +85,7 @@ def test_services(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "a.yaml").write_text(MANIFESTS)
     assert run(capsys, "service", "check", "a.yaml") == (
         0,
-        [SELECTS_NOTHING, "2 Services, 0 EndpointSlices: 1 warning"],
+        [SELECTS_NOTHING, "2 Services, 0 EndpointSlices: 0 errors, 1 warning"],
     )
 
 

@@ -69,6 +69,14 @@ def test_check_warns_of_them_and_strict_fails(capsys: pytest.CaptureFixture[str]
     assert percale("policy", "check", "--strict", "p.yaml") == 1
 
 
+@pytest.mark.parametrize("command", ["policy check", "service check"])
+def test_nothing_to_check_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.yaml").write_text("# rendered without values\n---\n")
+    assert percale(*command.split(), "empty.yaml") == 1
+    assert capsys.readouterr().out.splitlines()[0] == "empty.yaml: no objects in there"
+    assert percale(*command.split(), "empty.yaml", "p.yaml") == 0
+
+
 @pytest.mark.parametrize("kind", ["NetworkPolicies", "networkpolicies"])
 def test_a_plural_is_a_misspelt_kind(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("p.yaml").write_text(f"{{apiVersion: networking.k8s.io/v1, kind: {kind}, metadata: {{name: a}}}}\n")

@@ -88,6 +88,20 @@ def test_the_pods_of_a_cron_job_can_be_asked_for(capsys: pytest.CaptureFixture[s
     assert run_command(capsys, "matrix", "-f", "a.yaml", "-o", "csv")[1][1].startswith("default/backup,")
 
 
+@pytest.mark.parametrize(
+    ("to", "error"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8 is a network, and no end of a connection; name an address of it"),
+        (
+            "example.com",
+            "there is no pod default/example.com; for what is outside, give an address; for a Service, svc/NS/NAME",
+        ),
+    ],
+)
+def test_what_is_no_end(capsys: pytest.CaptureFixture[str], here: Path, to: str, error: str) -> None:
+    assert why(capsys, "", "web-0", to, "443") == (2, [f"percale: {error}"])
+
+
 def test_no_pod_has_a_link_local_address(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     assert why(capsys, NO_METADATA, "web-0", "db-0", "80")[0] == 0
     assert why(capsys, NO_METADATA, "web-0", "169.254.169.254", "80")[0] == 1

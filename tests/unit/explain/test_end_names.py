@@ -81,6 +81,10 @@ MACHINES = ["node/node1", "node/node2", "external/outside"]
     [
         (ObjectKey("default", "node1"), "did you mean node/node1?"),
         (ObjectKey("default", "node7"), "there are external/outside, node/node1, node/node2"),
+        (
+            ObjectKey("empty", "b"),
+            "there are default/db-0, default/web-abc-1, default/web-abc-2, shop/log-x, shop/web-abc-0",
+        ),
         (ObjectKey("default", "web"), "did you mean default/web-abc-1 or svc/shop/web?"),
         (ObjectKey("shop", "web-abc-2"), "did you mean default/web-abc-2?"),
         (ObjectKey("shop", "qqqqqq"), "there are shop/log-x, shop/web-abc-0"),

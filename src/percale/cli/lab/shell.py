@@ -16,7 +16,10 @@ class _ProgramCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
             ctx.ignore_unknown_options, ctx.allow_interspersed_args = False, True
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            ctx.fail(f"No such option {error.option_name!r} of the lab's; the program's stand behind --")
 
 
 class _TcpdumpCommand(_ProgramCommand):

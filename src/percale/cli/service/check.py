@@ -173,4 +173,5 @@ def _summary(found: Iterable[ManifestEntry], count: Mapping[str, int]) -> str:
     slices = sum(isinstance(each, EndpointSlice) for each in objects)
     if count["error"]:
         return f"{counted(count['error'], 'error')}; warnings come when there are none"
-    return f"{counted(services, 'Service')}, {counted(slices, 'EndpointSlice')}: {counted(count['warning'], 'warning')}"
+    checked = f"{counted(services, 'Service')}, {counted(slices, 'EndpointSlice')}"
+    return f"{checked}: 0 errors, {counted(count['warning'], 'warning')}"

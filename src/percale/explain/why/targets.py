@@ -114,8 +114,8 @@ class TargetLookup(Struct, frozen=True):
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
     def _hint(self, key: ObjectKey) -> str:
-        if key.name == "external" and "external" not in (self.hosts or ()):
-            return "for what is outside, give an address"
+        if "." in key.name or (key.name == "external" and "external" not in (self.hosts or ())):
+            return "for what is outside, give an address; for a Service, svc/NS/NAME"
         services = [each.key for each in self.objects if isinstance(each, Service)]
         machines = [f"node/{each}" for each in self.evaluator.node_index.addresses]
         machines += [f"external/{each}" for each in self.hosts or ()]

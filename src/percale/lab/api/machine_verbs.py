@@ -219,9 +219,7 @@ class MachineVerbs(Struct, frozen=True):
             "sender": None if sender is None else sender.name,
             "routes": self._targets.routes_command(client, address, sender) if no_route and owner.is_of_lab else None,
             "cuts": self.cluster.machines.cut_pairs(),
-            "question": [client.name, *self._targets.end_and_port(owner.name, address, number, protocol)]
-            if asked
-            else None,
+            "question": self._targets.question(client, owner, address, number, protocol) if asked else None,
         }
 
     async def cut(self, a: str, b: str) -> Answer:

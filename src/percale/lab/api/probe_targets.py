@@ -115,7 +115,8 @@ class ProbeTargets(Struct, frozen=True):
     async def _resolve_service(self, service: Service, client: ProbeTarget, timeout_seconds: float) -> ProbeTarget:
         """At its cluster IPs; where it has none, what its name resolves to. From outside, at the addresses that lead there."""
         if client.pod is None and client.node is None:
-            return _from_outside(service, client, self._command)
+            node = self.cluster.machines.topology.nodes[0].name
+            return _from_outside(service, client, lambda port: self._command(f"probe {client.name} node/{node} {port}"))
         target = _service_target(service)
         if target.addresses:
             return target
@@ -207,6 +208,14 @@ class ProbeTargets(Struct, frozen=True):
         service, own = found
         return f"svc/{service.namespace}/{service.service}", f"{own}/{protocol.lower()}"
 
+    def question(
+        self, client: ProbeTarget, owner: ProbeTarget, address: IPAddress, number: int, protocol: str
+    ) -> tuple[str, str, str] | None:
+        """FROM, TO and PORT for `percale why`; None: between machines, where no policy decides."""
+        to, port = self.end_and_port(owner.name, address, number, protocol)
+        between_machines = client.pod is None and owner.pod is None and not to.startswith("svc/")
+        return None if between_machines else (client.name, to, port)
+
     def sender(self, address: IPAddress) -> ProbeTarget:
         """Who sends ICMP errors from here: the one with this address, the node of this pod subnet, the router."""
         found = self.at_address(address)
@@ -269,12 +278,12 @@ def _outside_addresses(service: Service) -> Iterator[str]:
     yield from service.spec.externalIPs
 
 
-def _from_outside(service: Service, client: ProbeTarget, command: Callable[[str], str]) -> ProbeTarget:
-    """At its load balancer's addresses and external IPs. Raises LabError with what to ask for, where it has none."""
+def _from_outside(service: Service, client: ProbeTarget, at_node: Callable[[str], str]) -> ProbeTarget:
+    """At its load balancer's addresses and external IPs; else raises LabError with the command for its node port."""
     if addresses := tuple(map(ip_address, filter(is_address, _outside_addresses(service)))):
         return replace(_service_target(service), addresses=addresses)
     ports = (f"{each.nodePort}/{each.protocol.lower()}" for each in service.spec.ports if each.nodePort)
-    ask = next((command(f"probe {client.name} node/NODE {port}") for port in ports), None)
+    ask = next(map(at_node, ports), None)
     what = f"svc/{service.key} has no address outside the cluster, where {client.name} is"
     raise LabError(what, hint=f"its node port: {ask}" if ask else "a Service of type NodePort or LoadBalancer has one")
 

@@ -289,7 +289,7 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
         ("external/zzz", "there are external/outside"),
         ("external/outsid", "did you mean external/outside?"),
         ("outside", "did you mean external/outside?"),
-        ("external", "for what is outside, give an address"),
+        ("external", "for what is outside, give an address; for a Service, svc/NS/NAME"),
         ("x/zzzzzzzz", "there are x/client, x/server"),
     ):
         assert hint_at(there, text) == hint
