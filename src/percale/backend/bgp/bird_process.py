@@ -90,8 +90,8 @@ class BirdProcess:
     @property
     def pid(self) -> int | None:
         """Of BIRD, if it runs: this one, not another process that has its number now."""
-        if self._child is not None:
-            self._child.poll()  # else a dead child would stay a zombie
+        if self._child is not None and self._child.poll() is None:
+            return self._child.pid
         try:
             pid = int(self._pid_file.read_text())
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -119,6 +119,17 @@ async def test_one_that_has_ended_is_started_and_configured_again(bird: BirdProc
     assert planner.count == 2
 
 
+async def test_one_that_was_started_here_is_known_until_it_was_waited_for(bird: BirdProcess, tmp_path: Path) -> None:
+    await bird.ensure(node(1), [lease(2)])
+    pid = bird.pid
+    assert pid is not None
+    (tmp_path / "state" / "bird.pid").unlink()
+    assert bird.pid == pid
+    kill(bird)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 async def test_the_session_that_is_not_taken_is_named_also_behind_a_warning(bird: BirdProcess) -> None:
     """BIRD 2.17 warns of each password."""
     await bird.ensure(node(1), [lease(2), lease(9), lease(4)])
