@@ -1,7 +1,8 @@
 """Tests marked `vm` run in the VM (`machine.py`), all of a run in one, and each is reported here as a test of its own.
 
 They need what kernels of containers and of builders lack: ipip, wireguard, netem. Where there is no VM, each of them fails.
-With pytest-xdist the first worker that comes to one starts the machine; all read its results, and it stays until it has run all.
+The machine starts before the first test and they come last: it runs them beside the others. With pytest-xdist one worker starts it;
+all read its results, and it stays until it has run all.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """What is selected by now, and is to run there, is represented by an item that waits for its result."""
-    chosen = [item.nodeid for item in items if item.get_closest_marker("vm") is not None]
+    """What is selected by now, and is to run there, is represented by items at the end that wait for its result."""
+    chosen = [item for item in items if item.get_closest_marker("vm") is not None]
     if not chosen or in_vm():
         return
-    results = Results(session.config, chosen)
+    results = Results(session.config, [item.nodeid for item in chosen])
+    session.config.pluginmanager.register(results)
     session.config.add_cleanup(results.close)
-    for position, item in enumerate(items):
-        if item.get_closest_marker("vm") is not None:
-            assert item.parent is not None
-            items[position] = VmItem.from_parent(item.parent, name=item.name, results=results, origin=item.location)
+    items[:] = [item for item in items if item not in chosen]
+    for item in chosen:
+        assert item.parent is not None
+        items.append(VmItem.from_parent(item.parent, name=item.name, results=results, origin=item.location))
 
 
 class Results:
-    """The results of these tests, as they come; the machine starts when the first one is asked for."""
+    """The results of these tests, as they come; a plugin, which starts the machine before the first test."""
 
     def __init__(self, config: pytest.Config, chosen: list[str]) -> None:
         self._chosen = chosen
@@ -55,11 +57,15 @@ class Results:
         self._machine: Machine | None = None
         self._watcher: threading.Thread | None = None
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly:
+            with suppress(FileExistsError):  # another worker was first
+                self._directory.mkdir()
+                self._start()
+
     def of(self, nodeid: str) -> Result:
         """Waits for it. Raises NoMachine."""
-        with suppress(FileExistsError):
-            self._directory.mkdir()
-            self._start()
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             ended = self._end.exists()
