@@ -12,8 +12,10 @@ PLUGIN := src/percale/cni/percale-cni
 INSTALL  = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 PROGRAMS = $$(scripts/kubernetes-binaries e2e)
+# The tests that take nothing but a kube-apiserver.
+APISERVER = tests/contract/test_store.py tests/cluster/test_store.py tests/cluster/test_objects.py
 
-.PHONY: help setup setup-tests demo check test kubernetes setup-testbed test-cluster conformance release-check fresh fuzz soak bench docs image lock clean
+.PHONY: help setup setup-tests demo lint check test kubernetes setup-testbed test-apiserver test-cluster conformance release-check fresh fuzz soak bench docs image lock clean
 
 help:                            ## what can be typed here
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,11 +43,13 @@ $(VENV)/.packages-of-tests: scripts/system-packages
 demo: setup                      ## a three-node cluster, pods, real packets, two backends
 	@scripts/demo
 
-check: setup-tests               ## style, types, import contracts, unit tests
+lint: setup-tests                ## style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint                      ## the above, and unit tests
 	$(PYTEST) --hypothesis-profile=quick tests/unit tests/contract
 
 test: setup-tests                ## all tests, with real packets, in namespaces of their own
@@ -58,6 +62,9 @@ setup-testbed: setup-tests
 	scripts/system-packages cluster
 	$(MAKE) image
 	scripts/kubernetes-binaries e2e
+
+test-apiserver: setup-tests      ## the store and its commands with a real kube-apiserver, of `make kubernetes`: three minutes
+	KUBERNETES_BINARIES=$$(scripts/kubernetes-binaries built) && export KUBERNETES_BINARIES && $(BIN)/python -m pytest -q $(APISERVER)
 
 test-cluster: setup-testbed      ## tests with real kube-apiservers, etcd and kubelets, and of the image
 	KUBERNETES_BINARIES="$(PROGRAMS)" $(BIN)/python -m pytest -q tests/cluster tests/contract/test_store.py
