@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from percale.store.http_library import aiohttp
-
 _LONGEST = 64 * 2**20
 """Bytes; an object of either server has 1.5 MiB at most."""
 
@@ -29,9 +27,3 @@ async def whole_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             raise HalfLine("a line without an end")
     if any(parts):
         raise HalfLine("half a line")
-
-
-def abort(response: aiohttp.ClientResponse) -> None:
-    """Cut a stream that has not ended: TLS's own end waits for the server's answer, beyond that of the event loop."""
-    if response.connection is not None and response.connection.transport is not None:
-        response.connection.transport.abort()

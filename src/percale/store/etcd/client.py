@@ -14,9 +14,10 @@ from percale.bounded_file import read_file
 from percale.errors import BadConfig, StoreUnavailable
 from percale.store.etcd.address import Address
 from percale.store.etcd.messages import Authenticated, Body, Failure, RangeResponse, WatchLine, WatchResponse, watch
+from percale.store.http_connector import Connector
 from percale.store.http_errors import cause
 from percale.store.http_library import aiohttp
-from percale.store.http_lines import HalfLine, abort, whole_lines
+from percale.store.http_lines import HalfLine, whole_lines
 from percale.store.tls_context import TlsContext
 
 R = TypeVar("R")
@@ -87,14 +88,11 @@ class EtcdClient:
                 timeout=_WATCH_TIMEOUT,
                 ssl=self._tls_of_files(),
             ) as response:
-                try:
-                    async for line in whole_lines(response.content.iter_any()):
-                        found = _decoded(line, WatchLine, endpoint)
-                        if found.result is None:
-                            return
-                        yield found.result
-                finally:
-                    abort(response)
+                async for line in whole_lines(response.content.iter_any()):
+                    found = _decoded(line, WatchLine, endpoint)
+                    if found.result is None:
+                        return
+                    yield found.result
         except (aiohttp.ClientError, OSError, HalfLine):  # a timeout is an OSError
             return
 
@@ -158,7 +156,7 @@ class EtcdClient:
 
     def _made_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=True)
+            self._session = aiohttp.ClientSession(connector=Connector(), trust_env=True)
         return self._session
 
 

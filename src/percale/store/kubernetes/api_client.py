@@ -20,9 +20,10 @@ from msgspec import Struct
 from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
+from percale.store.http_connector import Connector
 from percale.store.http_errors import cause
 from percale.store.http_library import aiohttp
-from percale.store.http_lines import HalfLine, abort, whole_lines
+from percale.store.http_lines import HalfLine, whole_lines
 from percale.store.kubernetes.cluster_access import ClusterAccess
 from percale.store.kubernetes.credentials import Credentials
 from percale.store.kubernetes.proxies import proxy_for
@@ -103,8 +104,6 @@ class ApiClient:
                     yield line
             except (aiohttp.ClientError, OSError, HalfLine) as error:  # a timeout is an OSError
                 raise Cut(str(error)) from error
-            finally:
-                abort(response)
 
     async def close(self) -> None:
         """End all requests."""
@@ -224,7 +223,7 @@ class ApiClient:
 def _session() -> aiohttp.ClientSession:
     """Answers are not compressed: that costs the server more time than the network saves."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=Connector(limit=0),
         headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "percale"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
