@@ -18,6 +18,8 @@ BINARIES = Path(_GIVEN) if _GIVEN else None
 """None: this run is without them."""
 ADMIN, AGENT = "admin-token", "agent-token"
 """Tokens: of an administrator, and of the user `percale`, who has no rights."""
+_START = 120.0
+"""Seconds; 2 on an idle machine."""
 _AUDITED = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -124,7 +126,7 @@ class KubeApiServer:
             done = subprocess.run([*command, f"{self.url}/readyz"], capture_output=True, text=True, check=False)
             return done.stdout == "ok"
 
-        until(serves, "the API server is ready")
+        until(serves, "the API server is ready", patience=_START)
 
 
 @contextmanager

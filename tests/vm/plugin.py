@@ -1,8 +1,8 @@
 """Tests marked `vm` run in the VM (`machine.py`), all of a run in one, and each is reported here as a test of its own.
 
 They need what kernels of containers and of builders lack: ipip, wireguard, netem. Where there is no VM, each of them fails.
-The machine starts before the first test and they come last: it runs them beside the others. With pytest-xdist one worker starts it;
-all read its results, and it stays until it has run all.
+The machine starts before the first test and they come last: it runs them beside the others. With pytest-xdist one worker starts
+it; all read its results, and it stays until it has run all.
 """
 
 from __future__ import annotations
