@@ -23,6 +23,7 @@ from tests.cluster.testbed.cluster import testbed
 from tests.cluster.testbed.disturbances import DISTURBANCES
 from tests.cluster.testbed.groups import ALL, GROUPS, SHORT, Group
 from tests.cluster.testbed.layout import Layout
+from tests.cluster.testbed.networks import NETWORKS
 from tests.cluster.testbed.page import PLOT_NAME, AgentUsage, GroupResult, SuiteResult, columns, page
 from tests.cluster.testbed.plot import plot
 from tests.cluster.testbed.processes import in_node, run, say
@@ -77,8 +78,10 @@ def _result(title: str, run: Callable[[], list[Spec]]) -> SuiteResult:
 def versions(layout: Layout) -> dict[str, str]:
     """Of everything that takes part."""
     node = [*in_node(layout, layout.nodes[0].name)]
+    network = NETWORKS[layout.network]
     return {
-        "Percale": __version__,
+        **({"Percale": __version__} if network.percale else {}),
+        **{name: (layout.programs / name).readlink().name.removeprefix(f"{name}-") for name in network.others},
         "Kubernetes": run([*node, str(layout.programs / "kubelet"), "--version"]).split()[-1].removeprefix("v"),
         "etcd": run([*node, str(layout.programs / "etcd"), "--version"]).split("\n")[0].split()[-1],
         "containerd": run([*node, "containerd", "--version"]).split()[2],

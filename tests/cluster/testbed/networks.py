@@ -19,6 +19,8 @@ class Network:
     """Starts another network, which attaches the pods."""
     kube_proxy: bool = False
     percale: bool = True
+    others: tuple[str, ...] = ()
+    """Programs whose version is in the name of the file that they are a link to (scripts/kubernetes-binaries)."""
 
     def agent_settings(self) -> dict[str, Any]:
         """What differs from the manifest's agent.yaml."""
@@ -34,7 +36,13 @@ NETWORKS = {
     "bgp": Network("bgp", {"Type": "bgp"}),
     "policies": Network("policies only, over the reference plugins", plugin=other_networks.bridge, kube_proxy=True),
     "others": Network(
-        "flannel, kube-proxy and kube-router", plugin=other_networks.with_policies, kube_proxy=True, percale=False
+        "flannel, kube-proxy and kube-router",
+        plugin=other_networks.with_policies,
+        kube_proxy=True,
+        percale=False,
+        others=("flanneld", "kube-router"),
     ),
-    "canal": Network("policies only, over flannel", plugin=other_networks.flannel, kube_proxy=True),
+    "canal": Network(
+        "policies only, over flannel", plugin=other_networks.flannel, kube_proxy=True, others=("flanneld",)
+    ),
 }
