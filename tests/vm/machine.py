@@ -107,19 +107,21 @@ def _script(modules: Path, command: Sequence[str | Path]) -> str:
 def _initramfs(directory: Path, modules: Path) -> bytes:
     init = directory / "init"
     subprocess.run(["cc", "-O2", "-Wall", "-static", "-o", init, Path(__file__).with_name("init.c")], check=True)
-    files = {"init": init.read_bytes(), **{f"{n}.ko": data for n, data in enumerate(_modules(modules))}}
+    files = {"init": init.read_bytes(), **{f"{n}.ko": data for n, data in enumerate(needed_modules(modules))}}
     members = [_member("dev", b"", 0o40755), *(_member(name, data, 0o100755) for name, data in files.items())]
     return b"".join((*members, _member("TRAILER!!!", b"", 0)))
 
 
-def _modules(directory: Path) -> Iterator[bytes]:
-    """Those needed to mount the file system, each after what it needs."""
+def needed_modules(directory: Path) -> Iterator[bytes]:
+    """Those needed to mount the file system, each after what it needs; of Debian 13 some are part of the kernel."""
+    built_in = {Path(line).name.split(".")[0] for line in (directory / "modules.builtin").read_text().splitlines()}
     needs = {}
     for line in (directory / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")
         needs[path] = others.split()
     by_name = {Path(path).name.split(".")[0]: path for path in needs}
-    wanted = dict.fromkeys(path for name in _TO_MOUNT for path in (*reversed(needs[by_name[name]]), by_name[name]))
+    separate = [by_name[name] for name in _TO_MOUNT if name not in built_in]
+    wanted = dict.fromkeys(path for module in separate for path in (*reversed(needs[module]), module))
     for path in wanted:
         data = (directory / path).read_bytes()
         yield lzma.decompress(data) if path.endswith(".xz") else data

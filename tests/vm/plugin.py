@@ -83,8 +83,8 @@ class Results:
         words = ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", *_OPTIONS.split()]
         try:
             self._machine = Machine(self._directory, [*words, f"@{chosen}"], output=self._results)
-        except NoMachine as error:
-            self._end.write_text(str(error))
+        except Exception as error:
+            self._end.write_text(str(error) if isinstance(error, NoMachine) else f"the VM does not start: {error!r}")
         else:
             self._watcher = threading.Thread(target=self._watch, args=(self._machine,), name="vm", daemon=True)
             self._watcher.start()

@@ -37,6 +37,8 @@ from percale.model.meta import Object
 
 NETNS = Path("/run/netns")
 BIN = Path(sys.executable).parent
+_START = 90.0
+"""Seconds; the imports of an agent's start alone take ten where thirty others want the CPU."""
 DUAL = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
 """A network of both families."""
 
@@ -181,7 +183,7 @@ class Node:
             status = self.ask()
             return status is not None and status.ready
 
-        until(ready, f"{self.name} is ready:\n{self.log}")
+        until(ready, f"{self.name} is ready:\n{self.log}", patience=_START)
         return self
 
     @property
@@ -200,6 +202,12 @@ class Node:
         status = self.ask()
         assert status is not None, self.log
         return status
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the agent, and of programs that it has started and that have ended."""
+        fields = Path(f"/proc/{self.status.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def subnet(self) -> str:
