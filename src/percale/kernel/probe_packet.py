@@ -54,6 +54,18 @@ class Position(NamedTuple):
     value: bytes
 
 
+class Outermost(NamedTuple):
+    """What a packet begins with: its IP version, and the protocol behind that header."""
+
+    version: int
+    protocol: int
+
+    @property
+    def offset(self) -> int:
+        """Where the header has the protocol."""
+        return 9 if self.version == 4 else 6
+
+
 class Header(NamedTuple):
     """An IP packet's ends. Ports are 0 where there are none; of ICMP the type and code, the echo's identifier is no matter."""
 
@@ -128,17 +140,34 @@ class Probe(Struct, frozen=True):
         else:
             yield Position(at + _PAYLOAD, self.token_bytes)
 
-    def everywhere(self) -> Iterator[Position]:
-        """Behind all outer headers that there are."""
-        for outer in _OUTER:
-            yield from self.positions(outer)
+    def everywhere(self, *, answers: bool = False) -> dict[Outermost, tuple[Position, ...]]:
+        """Behind all outer headers that there are, by what the packet begins with. `answers`: also UDP's without the token,
+        which are known by their source port, as many others' packets are.
+        """
+        found: dict[Outermost, list[Position]] = {}
+        for outermost, outer in self._outers():
+            positions = list(self.positions(outer))
+            if answers and self.protocol == "UDP":
+                at = outer + _HEADER[self.version]
+                positions += (Position(at, port.to_bytes(2, "big")) for port in self.server_ports)
+            found.setdefault(outermost, []).extend(positions)
+        return {
+            outermost: tuple(sorted(positions, key=lambda each: each.offset + len(each.value)))
+            for outermost, positions in found.items()
+        }
 
-    def answers_everywhere(self) -> Iterator[Position]:
-        """Of answers without the token: their source port, and many others' packets."""
-        if self.protocol == "UDP":
-            for outer in _OUTER:
-                for port in self.server_ports:
-                    yield Position(outer + _HEADER[self.version], port.to_bytes(2, "big"))
+    def _outers(self) -> Iterator[tuple[Outermost, int]]:
+        """The bytes before the probe's own header, by what the packet begins with."""
+        yield Outermost(self.version, self.number), 0
+        for version, header in _HEADER.items():
+            icmp = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+            inner = socket.IPPROTO_IPIP if self.version == 4 else socket.IPPROTO_IPV6
+            for outer in (0, *_ERRORS):
+                yield Outermost(version, inner), header + outer
+                yield Outermost(version, socket.IPPROTO_UDP), header + _UDP + outer
+                yield Outermost(version, socket.IPPROTO_UDP), header + _VXLAN + outer
+            for outer in (0, *_TUNNELS):
+                yield Outermost(version, icmp), header + _ICMP + outer
 
     def find(self, packet: bytes) -> Found | None:
         """The probe or what may be an answer in a packet, which begins with its network header."""

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from percale.kernel.probe_packet import Probe, Protocol, checksum, echo_request, header_of, syn
+from percale.kernel.probe_packet import Outermost, Probe, Protocol, checksum, echo_request, header_of, syn
 from percale.model.addresses import IPAddress
 
 TOKEN = b"\x12\x34\x56\x78"
@@ -107,9 +107,9 @@ def test_errors_about_it_are_told_from_errors_about_its_tunnel(protocol: Protoco
 @EVERY
 def test_the_positions_are_those_of_the_token(protocol: Protocol, version: int) -> None:
     packet, found = wrapped(request(protocol, version), 4, "vxlan"), probe(protocol, version)
-    assert any(packet[offset : offset + len(value)] == value for offset, value in found.everywhere())
+    assert any(packet[offset : offset + len(value)] == value for offset, value in found.everywhere()[Outermost(4, 17)])
     reply = answer(protocol, version)
-    places = (*found.everywhere(), *found.answers_everywhere())
+    places = found.everywhere(answers=True)[Outermost(version, found.number)]
     assert any(reply[offset : offset + len(value)] == value for offset, value in places)
 
 

@@ -23,7 +23,16 @@ from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import GETRULE, GETTABLE, RULE_CHAIN, RULE_HANDLE, RULE_USERDATA, table_header
 from percale.kernel.nftables.rule_codec import decode_comment
 from percale.kernel.nftables.trace_messages import TraceMessage
-from percale.kernel.nftables.tracing_table import OUTPUT, PREROUTING, base_chain, bytes_equal, owned, traced_where
+from percale.kernel.nftables.tracing_table import (
+    OUTPUT,
+    PREROUTING,
+    base_chain,
+    bytes_equal,
+    goto,
+    owned,
+    plain_chain,
+    traced_where,
+)
 from percale.kernel.probe_packet import Probe
 from percale.render.nft.objects import TableFamily, TableName
 from percale.render.objects import OWNER
@@ -75,10 +84,17 @@ class ProbeTrace:
 
     def _table(self, table: TableName, probe: Probe, source_port: int) -> Iterator[Request]:
         yield owned(table)
+        places = probe.everywhere()
+        names = {each: f"ip{each.version}-{each.protocol}" for each in places}
+        for each, positions in places.items():
+            yield plain_chain(table, names[each])
+            yield from (traced_where(table, names[each], bytes_equal(*position)) for position in positions)
         for name, hook in _HOOKS.items():
             yield base_chain(table, name, hook, _FIRST)
-            for offset, value in probe.everywhere():
-                yield traced_where(table, name, bytes_equal(offset, value))
+            # By the protocol alone, wherever the version has it: few packets are compared in vain.
+            yield from (
+                goto(table, name, names[each], bytes_equal(each.offset, bytes((each.protocol,)))) for each in places
+            )
             if probe.protocol == "UDP" and table.family == "inet":
                 later = f"{name}-tracked"
                 yield base_chain(table, later, hook, tracing_table.AFTER_CONNTRACK)

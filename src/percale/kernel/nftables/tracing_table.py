@@ -44,7 +44,7 @@ _EQUAL, _NOT_EQUAL = 0, 1
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _LIST_ELEMENT = 1
 _VALUE, _VERDICT = 1, 2
-_ACCEPT = 1
+_ACCEPT, _GOTO = 1, -4
 _COUNTER_PACKETS = 2
 
 _TRACED = (
@@ -129,6 +129,19 @@ def bytes_equal(offset: int, value: bytes) -> bytes:
     """These bytes are at this offset of the network header: `@nh,…`; a shorter packet does not match."""
     into, size = u32(1, _REGISTER), u32(4, len(value))
     return _expression("payload", into, u32(2, _NETWORK_HEADER), u32(3, offset), size) + _compare(_EQUAL, value)
+
+
+def goto(table: TableName, chain: str, other: str, match: bytes) -> Request:
+    """Packets that match go to another chain."""
+    verdict = nested(_VERDICT, u32(1, _GOTO & 0xFFFFFFFF), text(2, other))
+    return rule(table, chain, match, _expression("immediate", u32(1, 0), nested(2, verdict)))
+
+
+def plain_chain(table: TableName, name: str) -> Request:
+    """A chain that others lead to."""
+    return Request(
+        SUBSYSTEM << 8 | NEWCHAIN, netlink.CREATE | netlink.EXCLUSIVE, table_header(table) + text(CHAIN_NAME, name)
+    )
 
 
 def begun_from(protocol: int, port: int) -> bytes:
