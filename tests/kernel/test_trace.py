@@ -9,9 +9,11 @@ import pytest
 import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, reaches
-from tests.kernel.traces import Way, devices
+from tests.kernel.traces import Way, Words, devices
 
 from percale.kernel.probe_packet import Protocol
+from percale.trace.assembly import assemble
+from percale.trace.diagnosis import notes
 from percale.trace.hops import DeviceHop, RouteHop
 
 TUNNELS = {"vxlan": {4: "flannel.1", 6: "flannel-v6.1"}, "host-gw": {}}
@@ -160,6 +162,14 @@ async def test_a_tunnel_too_large_for_the_underlay_is_noted(fabric: Fabric) -> N
     made.one.sh("ip link set eth0 mtu 1400")
     (note,) = made.trace("ICMP").notes
     assert note.startswith("n1: MTU 1450 of flannel.1 and 50 bytes of the tunnel are more than 1400 of eth0")
+
+
+async def test_an_agent_that_is_not_ready_is_noted_where_the_way_leads_over_its_node(fabric: Fabric) -> None:
+    made = await way(fabric, "host-gw")
+    evidence = made.evidence("ICMP")
+    troubles = {"n2": "it has ended", "n9": "it starts"}
+    (note,) = notes(evidence, assemble(evidence), troubles, Words())
+    assert note == "the agent of n2 is not ready: it has ended; type: restart n2"
 
 
 async def test_nothing_stays_armed(fabric: Fabric) -> None:

@@ -9,7 +9,6 @@ import click
 from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
-from percale.cli.lab.requests import ask_lab
 from percale.cli.options import lab_option, lab_words, namespace_option
 from percale.trace.hops import AnyHop, End, Outcome, RuleHop, Trace
 
@@ -96,24 +95,20 @@ def trace(
     """
     from percale.cli.object_sources import load
     from percale.explain.end_names import split_port
+    from percale.lab.api.client import ask
     from percale.lab.run_dir import locate
     from percale.lab.trace import trace as send
     from percale.lab.trace_plan import TracePlan
     from percale.trace.text import to_text
 
     target, own_port = split_port(target, port)
-    answer = ask_lab(
-        lab,
-        "trace_places",
-        source=source,
-        target=target,
-        port=own_port,
-        namespace=namespace,
-        version=6 if ipv6 else None,
+    lab_dir, version = locate(lab), 6 if ipv6 else None
+    answer = ask(
+        lab_dir, "trace_places", source=source, target=target, port=own_port, namespace=namespace, version=version
     )
     plan = convert(answer, TracePlan)
     world = load((), lab)
-    evidence = send(locate(lab), plan, timeout)
+    evidence = send(lab_dir, plan, timeout)
     found = _explained(world, lab, plan, evidence)
     if output == "json":
         document = TraceDocument(
@@ -155,10 +150,9 @@ def _explained(world: World, lab: str, plan: TracePlan, evidence: Evidence) -> T
 
     around = _LabSurroundings(plan, lab_words(lab))
     hops = with_services(assemble(evidence), world.objects, plan.protocol)
-    services = service_world(world, lab)
     differences = (
         *policy_differences(evidence, lookup(world, lab).evaluator),
-        *service_differences(evidence, hops, services.table),
+        *service_differences(evidence, hops, world.objects, lambda node: service_world(world, lab).table(node)),
     )
     return Trace(
         hops, diagnose(evidence, hops, around), differences, tuple(notes(evidence, hops, plan.troubles, around))

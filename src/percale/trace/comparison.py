@@ -81,9 +81,15 @@ def _difference(place: str, decision: Decision, steps: Sequence[Step], dropped: 
 
 
 def service_differences(
-    evidence: Evidence, hops: Iterable[AnyHop], table_of: Callable[[str], ServiceResolver]
+    evidence: Evidence,
+    hops: Iterable[AnyHop],
+    objects: Sequence[Object],
+    table_of: Callable[[str], ServiceResolver],
 ) -> Iterator[str]:
-    """Of the endpoint that the kernel chose for the request, against those that may be chosen there."""
+    """Of the endpoint that the kernel chose for the request, against those that may be chosen there.
+
+    `table_of`: Services as a node has them; asked only where a Service has the address, or the kernel has translated it.
+    """
     for run in runs(evidence):
         header = run.first_header
         if run.direction != "request" or run.is_outer or header is None or not _is_first(evidence, run):
@@ -91,11 +97,12 @@ def service_differences(
         protocol = evidence.probe.protocol
         if protocol == "ICMP" or not any(each.table.endswith("-services") for each in run.steps):
             continue
-        answer = packet_lookup.resolve(
-            table_of(run.place), header.source, header.destination, header.destination_port, protocol
-        )
         chosen = next((each.after for each in _translations(hops, run.place)), None)
-        about = f"{run.place}, {format_endpoint(header.destination.packed, header.destination_port)}/{protocol}"
+        port = header.destination_port
+        if chosen is None and service_at(objects, header.destination.packed, port, protocol) is None:
+            continue
+        answer = packet_lookup.resolve(table_of(run.place), header.source, header.destination, port, protocol)
+        about = f"{run.place}, {format_endpoint(header.destination.packed, port)}/{protocol}"
         if answer.action == "endpoints" and chosen is not None and chosen not in answer.endpoints:
             yield f"{about}: the kernel chose {chosen}, the Service's endpoints are {', '.join(answer.endpoints)}"
         elif answer.action == "endpoints" and chosen is None and run.routed:

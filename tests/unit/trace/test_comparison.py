@@ -1,0 +1,129 @@
+"""What the kernel did against the model: agreement is silent, each difference is a line that names both."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from percale.kernel.probe_packet import Header, Probe
+from percale.model.manifest.decode import decode_manifest
+from percale.policy.evaluator import Evaluator
+from percale.service.node_context import ServiceConfig
+from percale.service.resolver import ServiceResolver
+from percale.trace.comparison import policy_differences, service_differences, with_services
+from percale.trace.evidence import Evidence, Observation, Step
+from percale.trace.hops import NatHop
+
+CLIENT, WEB, VIP = "10.244.1.2", "10.244.2.2", "10.96.0.5"
+WORLD = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: x, labels: {{app: client}}}}
+spec: {{nodeName: n1, containers: [{{name: c}}]}}
+status: {{phase: Running, podIPs: [{{ip: {CLIENT}}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, namespace: x, labels: {{app: web}}}}
+spec: {{nodeName: n2, containers: [{{name: c}}]}}
+status: {{phase: Running, podIPs: [{{ip: {WEB}}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: x}}
+spec: {{clusterIP: {VIP}, clusterIPs: [{VIP}], selector: {{app: web}}, ports: [{{port: 80, protocol: TCP}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: x, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+endpoints: [{{addresses: [{WEB}], conditions: {{ready: true}}}}]
+ports: [{{port: 80, protocol: TCP}}]
+"""
+POLICY = """
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: x}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: APP}}}]}]
+"""
+
+
+def header(source: str, destination: str) -> Header:
+    return Header(ip_address(source), ip_address(destination), 6, 40000, 80)
+
+
+def evidence(place: str, destination: str, *steps: Step) -> Evidence:
+    probe = Probe.new("TCP", 4, 80, (80,), b"abcd")
+    seen = Observation(place, "node", (), steps, (), (), {})
+    return Evidence(probe, ip_address(destination), "x/client", 40000, 0, None, (seen,))
+
+
+def policy_steps(verdict: str, comment: str) -> tuple[Step, ...]:
+    first = Step(1, "inet", "percale", "policies", "jump", False, 5, header=header(CLIENT, WEB), input="a", output="b")
+    said = Step(1, "inet", "percale", "ingress4-abc", verdict, False, 6, comment)
+    return first, said, Step(1, "inet", "percale", "policies", "accept", True, 0)
+
+
+@pytest.mark.parametrize(
+    ("app", "verdict", "comment", "told"),
+    [
+        ("client", "return", "np:x/p#ingress[0]", None),
+        ("other", "drop", "no rule allows it: np:x/p", None),
+        (
+            "other",
+            "return",
+            "np:x/p#ingress[0]",
+            "the kernel passes it (np:x/p#ingress[0]), by the policies it is denied",
+        ),
+        (
+            "client",
+            "drop",
+            "no rule allows it: np:x/p",
+            "the kernel drops it (no rule allows it: np:x/p), by the policies",
+        ),
+        (
+            "client",
+            "return",
+            "np:x/q#ingress[0]",
+            "the kernel's rule is np:x/q#ingress[0], by the policies it is np:x/p#in",
+        ),
+    ],
+)
+def test_a_verdict_that_is_not_the_evaluators_is_told(app: str, verdict: str, comment: str, told: str | None) -> None:
+    objects = [each.object for each in decode_manifest((WORLD + POLICY.replace("APP", app)).encode(), "w").entries]
+    found = list(policy_differences(evidence("n2", WEB, *policy_steps(verdict, comment)), Evaluator(objects)))
+    assert [told is not None and told in each for each in found] == [True] * (told is not None)
+    assert not list(policy_differences(evidence("n1", WEB, *policy_steps(verdict, comment)), Evaluator(objects))), (
+        "not its node"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        (f"{WEB}:80", None),
+        ("10.244.9.9:80", f"the kernel chose 10.244.9.9:80, the Service's endpoints are {WEB}:80"),
+        (None, f"the kernel chose no endpoint, the Service has {WEB}:80"),
+    ],
+)
+def test_an_endpoint_that_is_not_the_resolvers_is_told(chosen: str | None, told: str | None) -> None:
+    objects = [each.object for each in decode_manifest(WORLD.encode(), "w").entries]
+    step = Step(1, "inet", "percale-services", "prerouting", "jump", False, 5, header=header(CLIENT, VIP), input="a")
+    routed = Step(1, "inet", "percale", "policies", "accept", True, 0, header=header(CLIENT, VIP), output="b")
+    hops = [NatHop("n1", "request", None, "dnat", False, f"{VIP}:80", chosen)] if chosen else []
+    table = ServiceResolver(ServiceConfig("n1"), objects)
+    found = list(service_differences(evidence("n1", VIP, step, routed), hops, objects, lambda node: table))
+    assert [told is not None and told in each for each in found] == [True] * (told is not None)
+
+
+def test_translations_are_named_by_their_service() -> None:
+    objects = [each.object for each in decode_manifest(WORLD.encode(), "w").entries]
+    there = NatHop("n1", "request", None, "dnat", False, f"{VIP}:80", f"{WEB}:80")
+    back = NatHop("n1", "reply", None, "dnat", True, f"{WEB}:80", f"{VIP}:80")
+    other = NatHop("n1", "request", None, "snat", False, f"{CLIENT}:40000", "192.168.1.2:1")
+    named = with_services((there, back, other), objects, "TCP")
+    assert [each.service for each in named if isinstance(each, NatHop)] == ["svc/x/web:80", "svc/x/web:80", None]
