@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from percale.errors import BadManifest
 from percale.model.endpoints import Endpoints, EndpointSlice
-from percale.model.manifest.decode import from_json
-from percale.model.manifest.decoders import converted
+from percale.model.manifest.decoders import converted, decoder_of
+from percale.model.manifest.json_text import decode_json
 from percale.model.manifest.schema import without_nulls
 from percale.model.meta import Object, ObjectKey, ObjectMeta
 from percale.model.networkpolicy import NetworkPolicy, NetworkPolicySpec
@@ -51,19 +51,20 @@ class Identified(Struct, frozen=True):
 
 
 _IDENTIFIED = msgspec.json.Decoder(Identified)
+_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 def identify(data: bytes | msgspec.Raw) -> Identified:
     """Raises msgspec.MsgspecError for what is no object."""
-    return _IDENTIFIED.decode(data)
+    return decode_json(_IDENTIFIED, data)
 
 
 def decode_object(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Raises BadManifest for an invalid object."""
     try:
-        found = from_json(data, kind)
-        plain: Any = msgspec.json.decode(data) if has_validator(kind) else None
-    except msgspec.MsgspecError:
+        found: T = decode_json(decoder_of(kind), data)
+        plain: Any = decode_json(_ANYTHING, data) if has_validator(kind) else None
+    except msgspec.DecodeError:
         found, plain = _with_nulls(data, kind)
     if plain is not None and (errors := field_errors(kind, plain)):
         raise BadManifest("; ".join(map(str, errors)), where=f"{kind.KIND} {found.key}")
@@ -79,8 +80,8 @@ def isolation_of(kind: type[Object], key: ObjectKey, data: bytes | msgspec.Raw) 
     if kind is not NetworkPolicy:
         return None
     selector = LabelSelector()
-    with suppress(msgspec.MsgspecError, RecursionError):
-        given = mapping(mapping(msgspec.json.decode(data)).get("spec")).get("podSelector")
+    with suppress(msgspec.DecodeError):
+        given = mapping(mapping(decode_json(_ANYTHING, data)).get("spec")).get("podSelector")
         if not any(check_selector(given, ())):
             selector = converted(without_nulls(LabelSelector, given), LabelSelector)
     isolating = NetworkPolicySpec(podSelector=selector, policyTypes=("Ingress", "Egress"))
@@ -89,8 +90,8 @@ def isolation_of(kind: type[Object], key: ObjectKey, data: bytes | msgspec.Raw) 
 
 def _with_nulls(data: bytes | msgspec.Raw, kind: type[T]) -> tuple[T, Any]:
     """`endpoints: null` is what Go writes for an empty list."""
-    plain = without_nulls(kind, msgspec.json.decode(data))
     try:
+        plain = without_nulls(kind, decode_json(_ANYTHING, data))
         return converted(plain, kind), plain
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise BadManifest(str(error), where=f"{kind.KIND} {identify(data).key}") from error

@@ -46,7 +46,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+def decode_json(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
     """The value in the decoder's type. Raises msgspec.DecodeError."""
     try:
         return decoder.decode(data)

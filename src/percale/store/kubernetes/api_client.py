@@ -20,6 +20,7 @@ from msgspec import Struct
 from yarl import URL
 
 from percale.errors import BadManifest, StoreUnavailable
+from percale.model.manifest.json_text import decode_json
 from percale.store.http_connector import Connector
 from percale.store.http_errors import cause
 from percale.store.http_library import aiohttp
@@ -63,6 +64,9 @@ class _Status(Struct, frozen=True):
     code: int = 0
     reason: str = ""
     message: str = ""
+
+
+_STATUS = msgspec.json.Decoder(_Status)
 
 
 class ApiClient:
@@ -243,7 +247,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiRefusal:
     except (aiohttp.ClientError, OSError):
         body = b""
     try:
-        status = msgspec.json.decode(body, type=_Status)
+        status = decode_json(_STATUS, body)
     except msgspec.MsgspecError:
         status = _Status()
     text = " ".join(body.decode(errors="replace").split()) or response.reason or ""

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import StoreUnavailable
+from percale.model.manifest.json_text import decode_json
 from percale.store.kubernetes.cluster_access import ClusterAccess, ExecPlugin
 
 _TIMEOUT = 30.0
@@ -35,6 +36,9 @@ class ExecStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 class _ExecCredential(Struct, frozen=True):
     status: ExecStatus
+
+
+_CREDENTIAL = msgspec.json.Decoder(_ExecCredential)
 
 
 async def run_plugin(plugin: ExecPlugin, access: ClusterAccess) -> ExecStatus:
@@ -64,8 +68,8 @@ async def run_plugin(plugin: ExecPlugin, access: ClusterAccess) -> ExecStatus:
         said = (complaint.decode(errors="replace").strip().splitlines() or ["without a word"])[-1]
         raise StoreUnavailable(f"exit code {process.returncode}: {said}", where=plugin.command, hint=plugin.hint)
     try:
-        return msgspec.json.decode(output, type=_ExecCredential).status
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return decode_json(_CREDENTIAL, output).status
+    except msgspec.DecodeError as error:
         raise StoreUnavailable(f"prints no ExecCredential: {error}", where=plugin.command) from error
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from percale.errors import StoreUnavailable
+from percale.model.manifest.json_text import decode_json
 from percale.model.meta import Object
 from percale.store.kubernetes.api_client import ApiClient, ApiRefusal
 from percale.store.kubernetes.resources import BUILT_IN_GROUPS, collection_path, operation
@@ -47,7 +48,7 @@ async def list_pages(api: ApiClient, kind: type[Object]) -> AsyncIterator[Page]:
     while True:
         try:
             body = await api.get(collection_path(kind), operation("list", kind), params)
-            page = _PAGE.decode(body)
+            page = decode_json(_PAGE, body)
         except ApiRefusal as error:
             if error.code == 404 and kind.api_group() not in BUILT_IN_GROUPS:
                 raise KindAbsent(kind.PLURAL) from error

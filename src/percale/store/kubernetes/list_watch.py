@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from percale.backoff import Backoff, spread
 from percale.errors import BadManifest, StoreUnavailable
+from percale.model.manifest.json_text import decode_json
 from percale.model.meta import Object, ObjectKey
 from percale.store.decode import MAY_BE_MISSED, decode_object, identify, isolation_of
 from percale.store.encoded_object import EncodedObject
@@ -49,6 +50,9 @@ _EVENT = msgspec.json.Decoder(_WatchEvent)
 
 class _Bookmark(Struct, frozen=True):
     metadata: ListMeta
+
+
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
 
 
 class _Broken(Exception):
@@ -212,11 +216,11 @@ class ListWatch:
     def _apply(self, line: bytes) -> str | None:
         """The version of the event. Raises _Broken."""
         try:
-            event = _EVENT.decode(line)
+            event = decode_json(_EVENT, line)
             if event.type == "ERROR":
                 raise _Broken
             if event.type == "BOOKMARK":
-                return msgspec.json.decode(event.object, type=_Bookmark).metadata.resourceVersion
+                return decode_json(_BOOKMARK, event.object).metadata.resourceVersion
             identity = identify(event.object)
         except msgspec.MsgspecError as error:
             raise _Broken from error

@@ -29,6 +29,11 @@ from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upsert
 
 CNP = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+DEEP = b'{"metadata":{"name":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}}"
+NO_TEXT = b'{"metadata":{"name":"\xff"}}'
+"""Not UTF-8."""
+NOT_READABLE = [b'{"type":"ADDED","object":%s}\n' % each for each in (DEEP, NO_TEXT)]
+NOT_A_LIST = [b'{"metadata":{},"items":[%s]}' % each for each in (DEEP, NO_TEXT)]
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 
 
@@ -155,7 +160,9 @@ async def test_a_right_that_is_missing_is_named(server: FakeApiServer, store: Ku
     assert server.asked("list", "configmaps") == 1
 
 
-@pytest.mark.parametrize("line", [b"null\n", b"{}\n", b'{"type":"ADDED","object":{}}\n', b"<html>\n", b"\xff\n", b"\n"])
+@pytest.mark.parametrize(
+    "line", [b"null\n", b"{}\n", b'{"type":"ADDED","object":{}}\n', b"<html>\n", b"\xff\n", b"\n", *NOT_READABLE]
+)
 async def test_nonsense_in_the_stream_leads_to_another_list(
     server: FakeApiServer, events: AsyncIterator[Event], line: bytes
 ) -> None:
@@ -171,7 +178,9 @@ async def test_nonsense_in_the_stream_leads_to_another_list(
     assert said(await upcoming(events)) == "put b=1"
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"metadata":{},"items":[1]}', b"<html>", b'{"items":'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"null", b'{"metadata":{},"items":[1]}', b"<html>", b'{"items":', *NOT_A_LIST]
+)
 async def test_nonsense_instead_of_a_list_changes_nothing(
     server: FakeApiServer, events: AsyncIterator[Event], body: bytes
 ) -> None:
@@ -184,6 +193,17 @@ async def test_nonsense_instead_of_a_list_changes_nothing(
     while (event := said(await upcoming(events))).startswith("problem"):
         pass
     assert event == "solved configmaps"
+
+
+async def test_an_object_that_is_not_utf_8_is_named(server: FakeApiServer, events: AsyncIterator[Event]) -> None:
+    def nonsense(request: Request) -> web.Response | None:
+        if request.verb == "watch" and server.asked("watch", "configmaps") < 4:
+            return web.Response(body=b'{"type":"ADDED","object":{"metadata":{"name":"b"},"data":{"x":"\xff"}}}\n')
+        return None
+
+    server.faults.append(nonsense)
+    server.cut()
+    assert said(await upcoming(events)).startswith("problem ConfigMap b: ")
 
 
 async def test_a_busy_server_is_asked_again_when_it_says(server: FakeApiServer, store: KubernetesStore) -> None:
