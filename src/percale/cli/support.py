@@ -33,7 +33,8 @@ def support(*, file: str | None, config: Path | None, lab: str | None) -> None:
     name, entries = _lab(lab) if lab is not None else _node(config)
     content = _archive(entries)
     if file == STDOUT:
-        sys.stdout.buffer.write(content)
+        with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
+            stdout.write(content)
         return
     path = Path(file or f"percale-support-{name}-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     try:

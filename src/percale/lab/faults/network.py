@@ -15,10 +15,13 @@ _NARROW = (
     "nft add table inet narrow; nft add chain inet narrow way '{ type filter hook forward priority 0; }'; "
     "nft add rule inet narrow way meta length gt 1400 drop"
 )
+_SECOND_CABLE = (
+    "ip link add name node1-b type veth peer name eth1 netns /run/netns/node1; ip link set node1-b master br-a up"
+)
 _SECOND_WAY = (
-    "ip link add eth1 type veth peer name eth1-cable; ip link set eth1-cable up; ip link set eth1 up; "
-    "ip address add 172.30.0.1/24 dev eth1; ip route add ADDRESS-OF-node3/32 via 172.30.0.2 dev eth1; "
-    "sysctl -qw net.ipv4.conf.all.rp_filter=1"
+    "sysctl -qw net.ipv4.conf.eth1.arp_announce=2 net.ipv4.conf.eth1.arp_ignore=1 net.ipv4.conf.all.rp_filter=1; "
+    "ip address add 192.168.1.201/32 dev eth1; ip link set eth1 up; "
+    "ip route add ADDRESS-OF-node3/32 via $(ip route show default | awk '{ print $3 }') dev eth1 onlink"
 )
 
 FORWARD_DROP = Fault(
@@ -62,13 +65,13 @@ FOREIGN_ROUTE = Fault(
 )
 NARROW_PATH = Fault(
     number=7,
-    seen="between node3 and the others small packets pass, and large downloads hang",
-    mended=(Connection("game/client1", "game/web3", size=1400),),
+    seen="between nodes small packets pass, and large downloads hang",
+    mended=(Connection("game/client1", "game/client3", size=1400),),
     hints=(
-        "how large may a packet be? percale lab exec -n game client1 -- ping -s 1300 ADDRESS-OF-web3",
+        "how large may a packet be? percale lab exec -n game client1 -- ping -s 1372 ADDRESS-OF-client3",
         "ask the doctor",
     ),
-    cause="the way between the segments takes packets of 1400 bytes at most, the nodes' interfaces say 1500",
+    cause="the way between the nodes takes packets of 1400 bytes at most, the nodes' interfaces say 1500",
     lines=(Line(ROUTER, _NARROW),),
     undo=(
         Line(ROUTER, "nft delete table inet narrow"),
@@ -96,7 +99,7 @@ REVERSE_PATH = Fault(
         "ask the doctor, or: percale lab node node1 -- ip route get ADDRESS-OF-node3",
     ),
     cause="node3's packets come in by eth0, the route to it leads to eth1: strict reverse path filtering drops them",
-    lines=(Line("node1", _SECOND_WAY),),
+    lines=(Line(ROUTER, _SECOND_CABLE), Line("node1", _SECOND_WAY)),
     undo=(
         Line("node1", "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0; ip link delete eth1"),
     ),

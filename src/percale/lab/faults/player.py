@@ -76,8 +76,9 @@ class Player:
 
     def _objects(self, kind: str) -> dict[str, str]:
         """Of the game, by name; a pod's address."""
-        (section,) = get_objects(self._lab_dir, [{"kind": kind}], NAMESPACE)["sections"]
-        return {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in section["objects"]}
+        sections = get_objects(self._lab_dir, [{"kind": kind}], NAMESPACE)["sections"]
+        found = [each for section in sections for each in section["objects"]]
+        return {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in found}
 
     def _apply(self, text: str) -> None:
         documents = [("the game", text)]
