@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -24,6 +26,8 @@ _WITH_ETHERNET = frozenset({1, 772})
 _ETHERNET = 14
 _SO_TIMESTAMPNS = 35
 _TIME = struct.Struct("@ll")
+_STAMP_DELAY, _STAMP_ATTEMPTS = 0.001, 200
+"""Seconds between a packet's coming and its reading."""
 _SNAP = 512
 """Bytes that are kept of a packet."""
 _HARDWARE_TYPE = 0xFFFFF000 + 28
@@ -102,9 +106,9 @@ class PacketTap:
         found = self._probe.find(packet) if packet else None
         if found is None:
             return None
-        seconds, nanoseconds = next(_TIME.unpack(content) for _, name, content in ancillary if name == _SO_TIMESTAMPNS)
+        stamp = next(content for _, name, content in ancillary if name == _SO_TIMESTAMPNS)
         return Sighting(
-            seconds * 1_000_000_000 + nanoseconds,
+            _nanoseconds(stamp),
             device,
             kind == _OUTGOING,
             found,
@@ -113,6 +117,28 @@ class PacketTap:
             frame[6:12].hex(":") if ethernet else None,
             frame[:6].hex(":") if ethernet else None,
         )
+
+
+def wait_timestamps() -> None:
+    """Until the kernel stamps incoming packets: it begins some time after the first tap is open, and what comes in before has
+    the time at which it is read. Called where a loopback device is up; without one, nothing is waited for.
+    """
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as own:
+        own.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        own.settimeout(_STAMP_DELAY)
+        own.bind(("127.0.0.1", 0))
+        for _ in range(_STAMP_ATTEMPTS):
+            own.sendto(b"", own.getsockname())
+            time.sleep(_STAMP_DELAY)
+            before = time.time_ns()
+            _, ancillary, _, _ = own.recvmsg(1, socket.CMSG_SPACE(_TIME.size))
+            if any(_nanoseconds(content) < before for _, name, content in ancillary if name == _SO_TIMESTAMPNS):
+                return
+
+
+def _nanoseconds(stamp: bytes) -> int:
+    seconds, rest = _TIME.unpack(stamp)
+    return int(seconds * 1_000_000_000 + rest)
 
 
 def _program(positions: Mapping[Outermost, Sequence[Position]]) -> list[Instruction]:

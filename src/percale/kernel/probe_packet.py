@@ -75,11 +75,6 @@ class Header(NamedTuple):
     source_port: int
     destination_port: int
 
-    @property
-    def turned(self) -> Header:
-        """Of an answer."""
-        return Header(self.destination, self.source, self.protocol, self.destination_port, self.source_port)
-
 
 class Found(NamedTuple):
     """The probe or an answer in a packet. `outer`: the header of that, where it is not the probe's own."""

@@ -309,8 +309,7 @@ def _on_the_wire(case: _Case) -> End | None:
     """It left a machine and came to none."""
     if not case.seen.outgoing:
         return None
-    place, header = case.place, case.header
-    what = f"it left {place} by {case.seen.device} for {header.destination}, and came nowhere"
+    what = f"it left {case.place} by {case.seen.device} for {case.header.destination}, and came nowhere"
     return _lost(case, what, f"ip neigh show dev {case.seen.device}", f"ip -s link show {case.seen.device}")
 
 

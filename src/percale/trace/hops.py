@@ -87,8 +87,6 @@ class RuleHop(Hop, frozen=True, tag_field="hop", tag="rule"):
     comment: str
     rule: str | None = None
     """The rule of a policy: np:ns/name#ingress[0]."""
-    at: str | None = None
-    """Where a file has it: file:line."""
     text: str | None = None
     """A foreign rule, as nft lists it."""
 

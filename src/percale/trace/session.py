@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from percale.kernel.netns import NetnsExecutor
+from percale.kernel.packet_tap import wait_timestamps
 from percale.kernel.probe_packet import Probe
 from percale.model.addresses import IPAddress
 from percale.trace.evidence import Evidence, PlaceKind
@@ -48,6 +49,7 @@ def observe(
         observers: list[Observer] = []
         opened.callback(lambda: list(workers.map(Observer.close, observers)))
         observers.extend(each.result() for each in arming)
+        places[start].netns.run(wait_timestamps)
         sent = time.time_ns()
         refusal = places[start].netns.run(sender.send)
         _wait(observers, start, 0 if refusal is not None else timeout_seconds)

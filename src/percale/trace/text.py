@@ -90,10 +90,9 @@ def _route_line(hop: RouteHop) -> str:
 
 def _rule_line(hop: RuleHop) -> str:
     said = hop.comment or hop.text or ("chain's policy" if not hop.handle else f"handle {hop.handle}")
-    at = f" ({hop.at})" if hop.at is not None else ""
     verdict = "allowed" if hop.stage in ("egress", "ingress") and not hop.drops else hop.verdict
     where = f", {hop.family} {hop.table} {hop.chain}" if hop.stage not in ("egress", "ingress") else ""
-    return f"  {hop.stage:<15} {verdict}: {said}{at}{where}"
+    return f"  {hop.stage:<15} {verdict}: {said}{where}"
 
 
 def _nat_line(hop: NatHop) -> str:

@@ -138,5 +138,5 @@ def test_headers_that_are_given_apart() -> None:
     packet = request("TCP", 4)
     found = header_of(packet[:20], packet[20:])
     assert found is not None
-    assert (found.source_port, found.destination_port, found.turned.source) == (40000, 80, SERVER[4])
+    assert (found.source_port, found.destination_port, found.destination) == (40000, 80, SERVER[4])
     assert header_of(b"", b"") is None
