@@ -22,7 +22,8 @@ _CACHE = Path(os.environ.get("PERCALE_CACHE") or Path(os.environ.get("XDG_CACHE_
 KERNEL = _CACHE.expanduser() / "vm-kernel"
 _TO_MOUNT = ("virtio_pci", "virtiofs", "overlay")
 """Modules that are needed before the file system is there; all others are loaded from it when they are needed."""
-_VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
+_VIRTIOFSD = {"/usr/libexec/virtiofsd": ("--no-announce-submounts",), "/usr/lib/qemu/virtiofsd": ()}
+"""Debian 13's and Debian 12's. The first would announce /proc and /sys as mounts, which overlayfs lets nobody enter."""
 _HARDWARE = (
     "-nodefaults -no-user-config -display none -no-reboot -accel tcg -cpu max -m 1G "
     "-object memory-backend-memfd,id=memory,size=1G,share=on -numa node,memdev=memory "
@@ -42,8 +43,8 @@ class Machine:
     def __init__(self, directory: Path, command: Sequence[str | Path], *, output: Path) -> None:
         """What the command writes to /dev/ttyS1 comes to `output`. Raises NoMachine."""
         self._console = directory / "console"
-        daemon, missing = next(filter(Path.exists, map(Path, _VIRTIOFSD)), None), []
-        if daemon is None or shutil.which("qemu-system-x86_64") is None:
+        daemon, missing = next(filter(os.path.exists, _VIRTIOFSD), ""), []
+        if not daemon or shutil.which("qemu-system-x86_64") is None:
             missing.append("qemu and virtiofsd (type: scripts/system-packages tests)")
         if not (KERNEL / "vmlinuz").exists():
             missing.append(f"a kernel at {KERNEL} (type: scripts/vm-kernel)")
@@ -56,7 +57,7 @@ class Machine:
         initramfs.write_bytes(_initramfs(directory, modules))
         socket = directory / "files"
         self._files = subprocess.Popen(
-            [str(daemon), f"--socket-path={socket}", "-o", "source=/,cache=always,sandbox=chroot"],
+            [daemon, f"--socket-path={socket}", "-o", "source=/,cache=always,sandbox=chroot", *_VIRTIOFSD[daemon]],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
