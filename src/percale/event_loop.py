@@ -29,6 +29,15 @@ class WorkerThread:
         self._executor.shutdown()
 
 
+async def run_on_own_thread(name: str, call: Callable[[], T]) -> T:
+    """The call's result, from a thread that ends with it; the caller's cancellation does not wait for it."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
+    finally:
+        executor.shutdown(wait=False)
+
+
 async def yield_every(count: int, items: Iterable[T]) -> AsyncIterator[T]:
     """The items; other tasks run after each `count` of them."""
     for number, item in enumerate(items, 1):

@@ -18,7 +18,7 @@ MAX_COST = 500_000
 """Comparisons of pods with selectors, about a microsecond each: 50 selectors of all namespaces in a cluster of 10,000 pods."""
 MAX_NAMESPACE_COST = 4 * MAX_COST
 """Of all policies of a namespace together: a chain has the rules of all that select a pod, and is rendered as a whole."""
-_POLICY = 500
+_POLICY = 100
 _RULE = 100
 _SET = 500
 """A set of the kernel's, and its rule: half a millisecond."""

@@ -214,7 +214,7 @@ async def test_keep_gives_back_what_was_cut(judge: Judge) -> None:
     with opened(lambda: judge.world.tcp(4)) as wire:
         await judge.policy(CLOSED)
         await judge.until_marked(1)
-        unblocker = FlowUnblocker(judge.world.conntrack(), judge.problems)
+        unblocker = FlowUnblocker(judge.world.conntrack, judge.problems)
         await unblocker.run()
         await unblocker.recheck(None)
         assert judge.marked() == 0

@@ -16,6 +16,7 @@ import math
 import socket
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ from percale.agent.metrics import Metrics
 from percale.agent.problems import Problems
 from percale.agent.workqueue import RETRY_INTERVAL, WorkQueue
 from percale.errors import KernelError
-from percale.event_loop import WorkerThread, yield_every
+from percale.event_loop import WorkerThread, run_on_own_thread, yield_every
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, EntryFilter
 from percale.model.pod import PROTOCOLS
 from percale.policy.compiled_policy import DIRECTIONS
@@ -103,8 +104,6 @@ class FlowBlocker:
         self._log = log
         self._open_conntrack = open_conntrack
         self._table = _ConntrackWorker(open_conntrack())
-        self._forgetting = _ConntrackWorker(open_conntrack())
-        """An ADD does not wait for what is evaluated again."""
         self._deferred: dict[str, set[bytes]] = {}
         """Addresses by namespace, while there is a task for it."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -115,14 +114,13 @@ class FlowBlocker:
 
     def close(self) -> None:
         self._table.close()
-        self._forgetting.close()
 
     async def recheck(self, addresses: frozenset[bytes] | None) -> None:
         """Returns at once."""
         self._queue.add(local_addresses(self._evaluator, self._node) if addresses is None else addresses)
 
     async def forget(self, addresses: frozenset[bytes]) -> None:
-        await self._forgetting.forget(addresses)
+        await _forget(self._open_conntrack, addresses)
 
     async def wait_idle(self) -> None:
         """Wait until all queued work is done."""
@@ -211,10 +209,11 @@ class FlowBlocker:
 class FlowUnblocker:
     """`established: keep`: established flows continue, including those that an agent with `cut` had cut."""
 
-    def __init__(self, conntrack: Conntrack, problems: Problems) -> None:
-        """`conntrack` is closed with this."""
+    def __init__(self, open_conntrack: Callable[[], Conntrack], problems: Problems) -> None:
+        """Raises OSError."""
         self._problems = problems
-        self._table = _ConntrackWorker(conntrack)
+        self._open_conntrack = open_conntrack
+        self._table = _ConntrackWorker(open_conntrack())
 
     def close(self) -> None:
         self._table.close()
@@ -223,7 +222,7 @@ class FlowUnblocker:
         """Established flows are not affected."""
 
     async def forget(self, addresses: frozenset[bytes]) -> None:
-        await self._table.forget(addresses)
+        await _forget(self._open_conntrack, addresses)
 
     async def run(self) -> None:
         while True:
@@ -249,7 +248,7 @@ def established_flows(
     """By the setting `established`, in the caller's network namespace. Raises KernelError."""
     try:
         if config.established == "keep":
-            return FlowUnblocker(Conntrack(), problems)
+            return FlowUnblocker(Conntrack, problems)
         return FlowBlocker(
             config.node, evaluator, Conntrack, problems=problems, metrics=metrics, log=log, on_cut=on_cut
         )
@@ -281,17 +280,6 @@ class _ConntrackWorker:
         async with self._exclusively:
             return await self._thread.run(lambda: list(self._conntrack.flows(EntryFilter(marked=CUT_MARK))))
 
-    async def forget(self, addresses: Collection[bytes]) -> None:
-        """The next packet of each flow is evaluated as a new one; TCP is cut, and evaluated again. Raises KernelError."""
-        try:
-            flows = [flow async for flow in self.of(addresses)]
-            await self.mark([flow for flow in flows if flow.original.protocol == socket.IPPROTO_TCP], CUT_MARK)
-            others = [flow for flow in flows if flow.original.protocol != socket.IPPROTO_TCP]
-            if others:
-                await self._change_flows(lambda: self._conntrack.delete(others))
-        except OSError as error:
-            raise _kernel_error(error) from error
-
     async def mark(self, flows: Sequence[ConntrackEntry], bits: int) -> None:
         """Raises the first OSError; the other flows are marked."""
         if flows:
@@ -303,6 +291,27 @@ class _ConntrackWorker:
             for error in await self._thread.run(change):
                 if error is not None:
                     raise error
+
+
+async def _forget(open_conntrack: Callable[[], Conntrack], addresses: Collection[bytes]) -> None:
+    """The next packet of each flow is evaluated as a new one; TCP is cut, and evaluated again. Raises KernelError.
+
+    Each time on a socket and a thread of its own: the last pod may have left 250,000 flows, and nobody else waits for them.
+    """
+
+    def end() -> None:
+        with closing(open_conntrack()) as conntrack:
+            flows = list(conntrack.of(addresses))
+            tcp = [flow for flow in flows if flow.original.protocol == socket.IPPROTO_TCP]
+            others = [flow for flow in flows if flow.original.protocol != socket.IPPROTO_TCP]
+            for error in conntrack.mark(tcp, CUT_MARK, CUT_MARK) + conntrack.delete(others):
+                if error is not None:
+                    raise error
+
+    try:
+        await run_on_own_thread("conntrack", end)
+    except OSError as error:
+        raise _kernel_error(error) from error
 
 
 def local_addresses(evaluator: Evaluator, node: str) -> frozenset[bytes]:

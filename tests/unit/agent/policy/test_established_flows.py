@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import ip_address
 from typing import cast
@@ -13,7 +14,7 @@ from tests import builders
 from tests.silent import silent_log
 
 from percale.agent.metrics import Metrics
-from percale.agent.policy.established_flows import FlowBlocker
+from percale.agent.policy.established_flows import EstablishedFlows, FlowBlocker, FlowUnblocker
 from percale.agent.problems import Problems
 from percale.kernel.netlink.conntrack import Conntrack, ConntrackEntry, Tuple
 from percale.policy.evaluator import Evaluator
@@ -28,13 +29,12 @@ def flow(number: int) -> ConntrackEntry:
 
 
 class Table:
-    """A conntrack table that refuses an operation in the middle of a dump."""
+    """A socket to a conntrack table, which refuses an operation in the middle of a dump."""
 
-    def __init__(self, flows: int) -> None:
+    def __init__(self, flows: int, changes: dict[str, list[int]]) -> None:
         self._flows = [flow(number) for number in range(flows)]
+        self._changes = changes
         self._dumping = False
-        self.marked: list[ConntrackEntry] = []
-        self.deleted: list[ConntrackEntry] = []
 
     def of(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
         assert not self._dumping
@@ -44,12 +44,12 @@ class Table:
 
     def mark(self, flows: Iterable[ConntrackEntry], value: int, mask: int) -> list[OSError | None]:
         assert not self._dumping
-        self.marked += flows
+        self._changes.setdefault("mark", []).extend(each.id for each in flows)
         return []
 
     def delete(self, flows: Iterable[ConntrackEntry]) -> list[OSError | None]:
         assert not self._dumping
-        self.deleted += flows
+        self._changes.setdefault("delete", []).extend(each.id for each in flows)
         return []
 
     def close(self) -> None:
@@ -58,18 +58,48 @@ class Table:
 
 async def test_an_address_is_forgotten_while_flows_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("percale.agent.policy.established_flows._BATCH", 2)
-    tables, log = [Table(7), Table(7)], silent_log()
+    changes: dict[str, list[int]] = {}
+    opened = cast("Callable[[], Conntrack]", lambda: Table(7, changes))
+    log = silent_log()
     problems = Problems(log)
-    table, opened = tables[1], cast("Iterator[Conntrack]", iter(tables))
-    blocker = FlowBlocker("n1", Evaluator(()), opened.__next__, problems=problems, metrics=Metrics(), log=log)
+    blocker = FlowBlocker("n1", Evaluator(()), opened, problems=problems, metrics=Metrics(), log=log)
     running = asyncio.create_task(blocker.run())
     await blocker.recheck(frozenset({SERVER}))
     await asyncio.gather(blocker.wait_idle(), *(blocker.forget(frozenset({SERVER})) for _ in range(3)))
-    assert [each.id for each in table.marked] == [0, 2, 4, 6] * 3
-    assert [each.id for each in table.deleted] == [1, 3, 5] * 3
+    assert sorted(changes["mark"]) == sorted([0, 2, 4, 6] * 3)
+    assert sorted(changes["delete"]) == sorted([1, 3, 5] * 3)
     assert not list(problems.current)
     running.cancel()
     blocker.close()
+
+
+class HeldTable(Table):
+    """The dump of the first address waits until another one's is over."""
+
+    def __init__(self, flows: int, changes: dict[str, list[int]], over: threading.Event) -> None:
+        super().__init__(flows, changes)
+        self._over = over
+
+    def of(self, addresses: Collection[bytes]) -> Iterator[ConntrackEntry]:
+        if CLIENT in addresses:
+            assert self._over.wait(timeout=30)
+        yield from super().of(addresses)
+        self._over.set()
+
+
+@pytest.mark.parametrize("established", ["cut", "keep"])
+async def test_nobody_waits_for_the_many_flows_of_anothers_address(established: str) -> None:
+    changes: dict[str, list[int]] = {}
+    over = threading.Event()
+    opened = cast("Callable[[], Conntrack]", lambda: HeldTable(2, changes, over))
+    log = silent_log()
+    problems = Problems(log)
+    flows: EstablishedFlows = FlowUnblocker(opened, problems)
+    if established == "cut":
+        flows = FlowBlocker("n1", Evaluator(()), opened, problems=problems, metrics=Metrics(), log=log)
+    await asyncio.gather(flows.forget(frozenset({CLIENT})), flows.forget(frozenset({SERVER})))
+    assert changes == {"mark": [0, 0], "delete": [1, 1]}
+    flows.close()
 
 
 class Flows:
