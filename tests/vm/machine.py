@@ -97,6 +97,7 @@ def _script(modules: Path, command: Sequence[str | Path]) -> str:
             "exec >/dev/ttyS0 2>&1 </dev/null",
             "mkdir -p /usr/lib/modules",
             f"ln -s {shlex.quote(str(modules))} /usr/lib/modules/",
+            "modprobe br_netfilter",  # the one that no device loads by itself
             "stty -F /dev/ttyS1 raw",
             f"cd {shlex.quote(str(ROOT))}",
             f"exec env -i {shlex.join([*words, *map(str, command)])}",

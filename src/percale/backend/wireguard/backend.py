@@ -27,6 +27,7 @@ from percale.model.wireguard_key import decode_key
 from percale.render.link_kinds import Wireguard
 from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import Address, Endpoint, KernelObject, Link, Route, WireguardDevice, WireguardPeer
+from percale.secret import Secret
 
 OVERHEAD = 80
 """Bytes: IPv6, UDP, type, index, counter and tag. flannel takes it over IPv4, too, where 60 would do: all nodes have one MTU."""
@@ -52,7 +53,8 @@ class WireguardBackend(KernelBackend):
     type = "wireguard"
     keeps_state = True
     _directory: Path
-    _keys: KeyPair
+    _keys = KeyPair(Secret(b""), "")
+    """This one before `load`: `percale doctor` asks for peers' objects alone, and makes no key."""
 
     def __init__(self, options: WireguardOptions) -> None:
         self._options = options

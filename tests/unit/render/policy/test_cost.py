@@ -127,7 +127,7 @@ def test_many_policies_of_a_namespace_cost_no_more_than_a_few(monkeypatch: pytes
 
 def test_policies_that_are_left_out_take_no_place_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each direction denies what all of them deny: with very many of them each change is as fast as with few."""
-    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 10_000)
+    monkeypatch.setattr(cost, "MAX_NAMESPACE_COST", 2_000)
     evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
     held = TableState.bare(SET_SPECS).apply(renderer.snapshot())
     for number in range(100):
