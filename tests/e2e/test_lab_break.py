@@ -48,11 +48,9 @@ def mend(person: Person, number: int) -> None:
         found = doctor(person, node, check)
         assert found["result"] != "ok", found
         for command in found["type"]:
-            if command.startswith("percale lab"):
-                person.shell(command)
-                continue
+            assert command.startswith("percale "), "nothing that is typed is the machine's own"
             for each in ("node1", "node2", "node3") if "all nodes" in command else (node,):
-                person("lab", "node", each, "--", "sh", "-c", command)
+                person.shell(command.replace(f" {node} ", f" {each} "))
     elif number in MENDED_BY_OBJECTS:
         person("lab", "apply", "-f", "-", stdin=MENDED_BY_OBJECTS[number])
     else:

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from percale.checks.commands import as_typed
 from percale.checks.host import Host
 
 Result: TypeAlias = Literal["ok", "warning", "error", "unknown"]
@@ -65,4 +66,5 @@ def findings(checks: tuple[Check, ...], host: Host) -> Iterator[Finding]:
         outcome = check.look(host)
         if outcome is not None:
             symptom = None if outcome.result == "ok" else check.symptom
-            yield Finding(check.name, outcome.result, outcome.evidence, symptom, outcome.type)
+            commands = tuple(as_typed(host, each) for each in outcome.type)
+            yield Finding(check.name, outcome.result, outcome.evidence, symptom, commands)

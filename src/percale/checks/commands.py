@@ -8,6 +8,9 @@ from pathlib import Path
 from percale.checks.host import Host
 from percale.lab.run_dir import LabDir, lab_of_node
 
+_OF_THE_MACHINE = ("modprobe ", "echo ", "apt-get ")
+"""Commands that are about its kernel and packages."""
+
 
 def restart(host: Host) -> str:
     """The agent."""
@@ -23,6 +26,30 @@ def kubectl(host: Host, words: str) -> str:
     """`get`, `describe` or `delete` with its arguments, which a lab has as well."""
     lab_dir = _lab(host)
     return lab_dir.command(words) if lab_dir is not None else f"kubectl {words}"
+
+
+def doctor(host: Host, where: str) -> str:
+    """A lab's is of all nodes."""
+    lab_dir = _lab(host)
+    return f"percale doctor{'' if lab_dir is None else f' --lab {lab_dir.name}'}   # {where}"
+
+
+def on_node(host: Host, node: str, command: str) -> str:
+    """Another node than the host."""
+    lab_dir = _lab(host)
+    return f"{command if lab_dir is None else _in_lab(lab_dir, node, command)}   # on {node}"
+
+
+def as_typed(host: Host, command: str) -> str:
+    """One of this host's. Who works with a lab types it on the lab's machine, whose own network it must not change."""
+    lab_dir = _lab(host)
+    if lab_dir is None or command.startswith(("percale lab ", "percale doctor --lab ", *_OF_THE_MACHINE)):
+        return command
+    return _in_lab(lab_dir, host.config.node, command)
+
+
+def _in_lab(lab_dir: LabDir, node: str, command: str) -> str:
+    return lab_dir.command(f"node {node} -- {command}")
 
 
 def _lab(host: Host) -> LabDir | None:

@@ -15,7 +15,7 @@ from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend
 from percale.backend.registry import make_backend
 from percale.checks.check import Outcome, bad, good, unknown
-from percale.checks.commands import restart
+from percale.checks.commands import doctor, on_node, restart
 from percale.checks.echo import Echo, answered
 from percale.checks.host import Host
 from percale.errors import PercaleError
@@ -94,7 +94,7 @@ def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Out
         return bad(
             f"{first.node} does not answer at {first.outer}{more}",
             f"ping -c 3 {first.outer}   # is it up, and does the network between pass packets?",
-            f"percale doctor   # on {first.node}",
+            doctor(host, f"on {first.node}"),
         )
     device = host.status.interface if host.status is not None else None
     port = host.tunnel_port
@@ -102,8 +102,8 @@ def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Out
     pattern = f"udp port {port} and host {first.outer}" if port is not None else f"host {first.outer}"
     return bad(
         f"{first.node} answers at {first.outer}, and not through {first.dev}: {words} is lost{more}",
-        f"percale doctor   # here and on {first.node}: tunnel-filter names a table that drops it",
-        f"tcpdump -ni {device} {pattern}   # on {first.node}: if nothing arrives, something between drops it",
+        doctor(host, f"here and on {first.node}: tunnel-filter names a table that drops it"),
+        f"{on_node(host, first.node, f'tcpdump -ni {device} {pattern}')}: if nothing arrives, something between drops it",
     )
 
 
