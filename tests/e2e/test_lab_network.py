@@ -114,12 +114,19 @@ def test_where_there_is_no_route_it_is_said_and_no_policy_is_asked(web: Person) 
         found: dict[str, Any] = json.loads(web.out("lab", "probe", source, target, "80", "-o", "json", code=1))
         return found
 
-    outside = asked(pod, "9.9.9.9")
-    assert outside["result"] == "unreachable"
+    def unreachable() -> dict[str, Any] | None:
+        """Some kernels send few ICMP errors a second, for all namespaces of a machine together."""
+        found = asked(pod, "9.9.9.9")
+        return found if found["result"] == "unreachable" else None
+
+    outside = until(unreachable)
     assert (outside["nobody"], outside["sender"], outside["routes"], outside["why"]) == (True, "the router", None, None)
-    shown = web.out("lab", "probe", pod, "9.9.9.9", "80", code=1).splitlines()
-    assert shown[0].endswith("(Network is unreachable, from the router)")
-    assert shown[1:] == ["nobody: no machine, pod or Service of this lab has 9.9.9.9"]
+
+    def shown() -> list[str]:
+        return web.out("lab", "probe", pod, "9.9.9.9", "80", code=1).splitlines()
+
+    lines = until(lambda: (seen := shown())[0].endswith("(Network is unreachable, from the router)") and seen)
+    assert lines[1:] == ["nobody: no machine, pod or Service of this lab has 9.9.9.9"]
     assert web.complaint("lab", "probe", pod, "external/outside", "80", "-6").startswith(
         f"percale: {pod} has no IPv6 address; "
     )

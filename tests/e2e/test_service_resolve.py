@@ -140,7 +140,7 @@ def test_a_batch(percale: Person, resolve: tuple[str, ...], tmp_path: Path) -> N
         f"percale: {requests}:4: not JSON: Expecting property name enclosed in double quotes",
         f"percale: {requests}:5: port: missing",
         f"percale: {requests}:6: port: expected a number or a name",
-        f"percale: {requests}:7: there is no pod default/nowhere; there are node/n1, node/n2",
+        f"percale: {requests}:7: there is no pod default/nowhere; there are no pods at all",
         f"percale: {requests}:8: '80/ICMP' is not a port; write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp",
         f"percale: {requests}:9: 203.0.113.2 and fd00:172::41 have no address family in common",
     ]
@@ -191,9 +191,9 @@ def test_manifests_that_no_cluster_has_seen(percale: Person, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("default/nobody", "172.30.0.41:80"), "there is no pod default/nobody; there are node/n1, node/n2"),
+        (("default/nobody", "172.30.0.41:80"), "there is no pod default/nobody; there are no pods at all"),
         (("node/n9", "172.30.0.41:80"), "there is no node n9; did you mean node/n2?"),
-        (("here", "172.30.0.41:80"), "there is no pod default/here; there are node/n1, node/n2"),
+        (("here", "172.30.0.41:80"), "there is no pod default/here; there are no pods at all"),
         (("10.0.0.1", "svc/ns1/db:80"), "there is no Service ns1/db; there are ns1/web"),
         (("10.0.0.1", "svc/ns1/web:https"), "Service ns1/web has no port named https; it names http"),
         (("10.0.0.1", "svc/web:80"), "there is no Service default/web; did you mean svc/ns1/web?"),

@@ -219,7 +219,7 @@ def test_a_way_that_is_narrower_than_the_interface(node: Node) -> None:
     assert look(node, "peers").result == "ok", "small ones pass"
     for each in node.cluster.nodes.values():
         sh(each.name, "sh", "-ec", found.type[0])
-    assert wait_for(node, "large-packets", "ok").evidence == "packets of 1350 bytes pass"
+    until(lambda: look(node, "large-packets").evidence == "packets of 1350 bytes pass", "the agent has the new MTU")
     found = look(node, "pod-devices")
     assert (found.result, found.evidence) == ("warning", "the MTU of default/a is not the node's, 1350")
     assert found.type[0].startswith("kubectl delete pod a -n default ")
