@@ -10,6 +10,7 @@ from tests.kernel.adversary.attacks_frames import PAIRS
 from tests.kernel.adversary.worlds import Family, World, attack
 from tests.kernel.agent.cluster import sh
 from tests.kernel.agent.policies import PORT
+from tests.waiting import until
 
 _FIRST = 512
 """Bytes in the first of two fragments, a multiple of 8."""
@@ -72,7 +73,6 @@ def what_fragments_may_carry(world: World, family: Family) -> None:
     for target in ("victim1", "victim2"):
         address = world.address(target, family)
         for pattern in ("03", "05", "ff"):
-            said = sh(
-                "friend1", "ping", "-n", "-q", "-c3", "-i0.05", "-W2", "-s4000", "-p", pattern, address, check=False
-            )
-            assert " 0% packet loss" in said, f"{target}, {pattern}: {said}"
+            ping = ("ping", "-n", "-q", "-c3", "-i0.05", "-s4000", "-p", pattern, address)
+            # On a busy machine the last answer may be late: ping waits for it twice as long as another one took.
+            until(lambda ping=ping: " 0% packet loss" in sh("friend1", *ping, check=False), f"{target}, {pattern}")  # type: ignore[misc]
