@@ -9,23 +9,12 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import PERCALE, ROOT, Person
+from tests.e2e.web_and_clients import PODS
 from tests.waiting import until
 
-WORLD = """\
-apiVersion: v1
-kind: Pod
-metadata: {name: web, labels: {app: web}}
-spec: {nodeName: node1, containers: [{name: main, image: nginx, ports: [{containerPort: 80}]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: friend, labels: {access: "true"}}
-spec: {nodeName: node2, containers: [{name: main, image: busybox}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: stranger}
-spec: {nodeName: node2, containers: [{name: main, image: busybox}]}
+WORLD = (
+    PODS
+    + """\
 ---
 apiVersion: v1
 kind: Service
@@ -44,6 +33,7 @@ spec:
   podSelector: {matchLabels: {app: web}}
   ingress: [{from: [{podSelector: {matchLabels: {access: "true"}}}, {ipBlock: {cidr: 203.0.113.0/24}}]}]
 """
+)
 Hops = list[dict[str, Any]]
 
 

@@ -18,11 +18,11 @@ from msgspec import Struct
 
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Request, attribute, attributes, text
-from percale.kernel.nftables import trace_messages, tracing_table
+from percale.kernel.nftables import tracing_table
 from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import GETRULE, GETTABLE, RULE_CHAIN, RULE_HANDLE, RULE_USERDATA, table_header
 from percale.kernel.nftables.rule_codec import decode_comment
-from percale.kernel.nftables.trace_messages import TraceMessage
+from percale.kernel.nftables.trace_messages import TraceMessage, TraceSocket
 from percale.kernel.nftables.tracing_table import (
     OUTPUT,
     PREROUTING,
@@ -61,10 +61,8 @@ class ProbeTrace:
         """In the caller's namespace. `source_port`: the probe's own, 0 for ICMP. Raises OSError."""
         self._owner = netlink.Socket(netlink.NETFILTER)
         self._rules = netlink.Socket(netlink.NETFILTER)
-        self._events = netlink.Socket(netlink.NETFILTER, (trace_messages.GROUP,))
+        self._events = TraceSocket()
         self._name = f"{TABLE_PREFIX}{probe.token:08x}"
-        self.lost = False
-        """Messages were lost."""
         try:
             if self._rules.dump(SUBSYSTEM << 8 | GETTABLE, _ALL_FAMILIES):
                 tables = (self._table(TableName(family, self._name), probe, source_port) for family in _FAMILIES)
@@ -76,6 +74,11 @@ class ProbeTrace:
     def fileno(self) -> int:
         """For poll."""
         return self._events.fileno()
+
+    @property
+    def lost(self) -> bool:
+        """Messages were lost."""
+        return self._events.lost > 0
 
     def close(self) -> None:
         """The kernel deletes the tables with their owner."""
@@ -102,20 +105,7 @@ class ProbeTrace:
 
     def messages(self) -> Iterator[TraceMessage]:
         """Since the last call, without those of our own tables. Raises OSError."""
-        while True:
-            try:
-                received = self._events.receive(wait=False)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self.lost = True
-                continue
-            for message in received:
-                step = trace_messages.decode(message)
-                if step is not None and not step.table.startswith(TABLE_PREFIX):
-                    yield step
+        return (each for each in self._events.messages() if not each.table.startswith(TABLE_PREFIX))
 
     def comment(self, step: TraceMessage) -> str:
         """Of the rule; "" without one, or when the rule is deleted. Raises OSError."""

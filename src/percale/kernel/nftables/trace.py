@@ -21,7 +21,7 @@ from msgspec import Struct
 from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import attributes, string
 from percale.kernel.netns import NetnsExecutor
-from percale.kernel.nftables import trace_messages, tracing_table
+from percale.kernel.nftables import tracing_table
 from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import (
     GETRULE,
@@ -32,7 +32,7 @@ from percale.kernel.nftables.messages import (
     table_header,
 )
 from percale.kernel.nftables.rule_codec import decode_comment
-from percale.kernel.nftables.trace_messages import ACCEPT, BY_RULE, DROP, RETURN, WITH_PORTS, TraceMessage
+from percale.kernel.nftables.trace_messages import ACCEPT, BY_RULE, DROP, RETURN, WITH_PORTS, TraceMessage, TraceSocket
 from percale.render.nft.objects import POLICY_TABLE, TableName
 from percale.render.objects import OWNER
 
@@ -79,11 +79,10 @@ class Tracer:
         """Trace at most `rate` new connections a second. Raises OSError: EEXIST when another watch is running."""
         self._owner = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
         self._rules = netns.run(lambda: netlink.Socket(netlink.NETFILTER))
-        self._events = netns.run(lambda: netlink.Socket(netlink.NETFILTER, (trace_messages.GROUP,)))
+        self._events = netns.run(TraceSocket)
         self._open: OrderedDict[int, _Run] = OrderedDict()
         self._comments: dict[tuple[str, int], str] = {}
         self._read_at = 0.0
-        self._lost = 0
         try:
             self._set_up(rate)
         except OSError:
@@ -107,26 +106,15 @@ class Tracer:
 
     def verdicts(self) -> Iterator[TracedVerdict]:
         """The verdicts since the last call. Raises OSError."""
-        while True:
-            try:
-                messages = self._events.receive(wait=False)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._lost += 1
-                continue
-            for message in messages:
-                step = trace_messages.decode(message)
-                if step is not None and (step.family, step.table) == ("inet", OWNER):
-                    yield from self._step(step)
+        for step in self._events.messages():
+            if (step.family, step.table) == ("inet", OWNER):
+                yield from self._step(step)
 
     def left_out(self) -> int:
         """New connections that were not traced because of the rate limit, plus lost traces. Raises OSError."""
         body = table_header(_WATCH)
         rules = self._rules.dump(SUBSYSTEM << 8 | GETRULE, body)
-        return self._lost + sum(
+        return self._events.lost + sum(
             tracing_table.counted(attributes(rule.body, 4).get(RULE_EXPRESSIONS, b"")) for rule in rules
         )
 

@@ -1,20 +1,23 @@
-"""nftables' trace messages (NFT_MSG_TRACE), read: what each rule of whichever table did with a traced packet; pure.
+"""nftables' trace messages (NFT_MSG_TRACE), read: what each rule of whichever table did with a traced packet.
 
 `trace.py` reads them for `percale lab watch`, `probe_trace.py` for `percale trace`.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
+from collections.abc import Iterator
 
 from msgspec import Struct
 
+from percale.kernel.netlink import socket as netlink
 from percale.kernel.netlink.socket import Message, attributes, string
 from percale.kernel.nftables.event_subscriptions import SUBSYSTEM
 from percale.kernel.nftables.messages import FAMILIES
 from percale.render.nft.objects import TableFamily
 
-GROUP = 9
+_GROUP = 9
 """The multicast group."""
 BY_POLICY, BY_RULE = 1, 3
 """Types; the third, 2, is the end of a chain."""
@@ -50,6 +53,37 @@ class TraceMessage(Struct, frozen=True):
     def is_final(self) -> bool:
         """The packet's way through this base chain ends here."""
         return self.type == BY_POLICY or (self.type == BY_RULE and self.verdict in (DROP, ACCEPT))
+
+
+class TraceSocket:
+    """All trace messages of a network namespace from now on, whoever has enabled them."""
+
+    def __init__(self) -> None:
+        """In the caller's namespace. Raises OSError."""
+        self._socket = netlink.Socket(netlink.NETFILTER, (_GROUP,))
+        self.lost = 0
+        """How often messages were lost: they came faster than they were read."""
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def messages(self) -> Iterator[TraceMessage]:
+        """Since the last call. Raises OSError."""
+        while True:
+            try:
+                received = self._socket.receive(wait=False)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.lost += 1
+                continue
+            yield from filter(None, map(decode, received))
 
 
 def decode(message: Message) -> TraceMessage | None:
