@@ -59,26 +59,25 @@ class Wire:
     server: socket.socket
 
     def passes(self, *, answers: bool = False) -> bool:
-        """A byte gets through, from the client or as an answer, before the silence is too long."""
-        source, target = (self.server, self.client) if answers else (self.client, self.server)
-        return _arrives(source, target, SILENCE)
+        """A byte gets through, from the client or as an answer; TCP has time to send again what was lost."""
+        return self._arrives(PATIENCE, answers=answers)
 
-    def goes_on(self) -> bool:
-        """The same with patience for TCP to send again what was lost."""
-        return _arrives(self.client, self.server, PATIENCE)
+    def stalls(self, *, answers: bool = False) -> bool:
+        """No byte gets through."""
+        return not self._arrives(SILENCE, answers=answers)
 
     def close(self) -> None:
         self.client.close()
         self.server.close()
 
-
-def _arrives(source: socket.socket, target: socket.socket, within: float) -> bool:
-    source.send(b"x")
-    target.settimeout(within)
-    try:
-        return bool(target.recv(4096))
-    except TimeoutError:
-        return False
+    def _arrives(self, within: float, *, answers: bool) -> bool:
+        source, target = (self.server, self.client) if answers else (self.client, self.server)
+        source.send(b"x")
+        target.settimeout(within)
+        try:
+            return bool(target.recv(4096))
+        except TimeoutError:
+            return False
 
 
 @dataclass
@@ -132,7 +131,7 @@ class World:
             client.settimeout(PATIENCE)
             client.connect(via or (B[version], PORT))
             wire = Wire(client, listener.accept()[0])
-        assert wire.goes_on()
+        assert wire.passes()
         assert wire.passes(answers=True)
         return wire
 
@@ -147,6 +146,6 @@ class World:
         server.settimeout(PATIENCE)
         server.connect(server.recvfrom(16)[1])
         wire = Wire(client, server)
-        assert wire.goes_on()
+        assert wire.passes()
         assert wire.passes(answers=True)
         return wire

@@ -194,20 +194,17 @@ def test_an_established_connection_through_their_bridge_is_cut(cluster: Cluster)
     with serving("server") as listener, inside(NETNS / "stranger", socket.socket) as client:
         client.connect(("10.88.0.2", 8080))
         with closing(Wire(client, listener.accept()[0])) as wire:
-
-            def goes_on() -> bool:
-                return wire.passes() and wire.passes(answers=True)
-
-            assert goes_on()
+            assert wire.passes()
+            assert wire.passes(answers=True)
             policy.write_text(CLOSED)
-            until(lambda: not goes_on(), "the connection is cut")
+            until(wire.stalls, "the connection is cut")
             until(lambda: "flows cut" in node.log)
             assert "pod=default/server by=np:default/closed" in node.log
             node.stop(signal.SIGKILL)
             unmark(node)  # as if it had been killed before it marked
-            until(goes_on, "nobody cuts it")
+            until(wire.passes, "nobody cuts it")
             node.start()
-            until(lambda: not goes_on(), "what changed meanwhile is judged")
+            until(wire.stalls, "what changed meanwhile is judged")
 
 
 def test_it_says_what_it_is_and_whom_it_guards(cluster: Cluster) -> None:
