@@ -105,9 +105,9 @@ class FakeBackend:
         return {family: {"Key": self._key} for family in node.families}
 
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
-        for family, _, _, data in spec.families:
-            if data is not None and isinstance(key := data.get("Key"), str):
-                yield ExclusiveId("key", key, family)
+        for each in spec.families:
+            if isinstance(key := each.fields.get("Key"), str):
+                yield ExclusiveId("key", key, each.family)
 
     def check(self, node: LocalNode) -> None:
         return None
@@ -122,7 +122,7 @@ class FakeBackend:
         if (other := type_problem(FAKE, lease)) is not None:
             return PeerObjects(problem=other)
         found = list(paths(node, lease))
-        usable = [path for path in found if path.data is not None and isinstance(path.data.get("Key"), str)]
+        usable = [path for path in found if isinstance(path.fields.get("Key"), str)]
         return PeerObjects(
             tuple(path.direct for path in usable),
             tuple(path.gateway for path in usable),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -111,6 +112,31 @@ def test_datagrams_of_both_hold_the_same_and_ours_pass_while_the_agent_is_dead(w
         one.stop()
         done = one.percale("agent", "--cleanup", "--config", str(one.write_config()))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("world", ["etcd-ipv4-extension"], indirect=True)
+def test_the_extension_backends_commands_do_the_same_for_both(world: World) -> None:
+    """Ours has them from a file of its node: what is in a store is not run as root."""
+    assert isinstance(world, EtcdWorld)
+    options = {
+        "PreStartupCommand": "uname -s",
+        "SubnetAddCommand": "ip route replace $SUBNET via $PUBLIC_IP",
+        "SubnetRemoveCommand": "ip route delete $SUBNET via $PUBLIC_IP",
+    }
+    network = {**world.network, "Backend": {"Type": "extension", **options}}
+    world.etcd.ctl("put", f"{world.PREFIX}/config", json.dumps(network))
+    two = world.flannel(2)
+    two.install()
+    two.start()
+    one = world.percale(1)
+    one.settings["network"] = network
+    one.start()
+    wait_reached((one.pod("a"), two.pod("b")))
+    leases = world.leases().values()
+    assert [(each["BackendType"], each["BackendData"]) for each in leases] == [("extension", "Linux")] * 2
+    two.stop()
+    world.forget(two.node)
+    until(lambda: not routed(one, str(two.subnet)), "the command has withdrawn it")
 
 
 @pytest.mark.parametrize("world", ["etcd-ipv4-host-gw"], indirect=True)

@@ -45,7 +45,7 @@ def state_dir(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-TYPES = ["vxlan", "ipip", "wireguard", "host-gw", "bgp", "udp", FAKE]
+TYPES = ["vxlan", "ipip", "wireguard", "host-gw", "bgp", "udp", "alloc", "extension", FAKE]
 every = pytest.mark.parametrize("name", TYPES)
 
 
@@ -162,7 +162,7 @@ async def test_a_peer_is_reached_in_the_families_that_both_have(name: str, state
     assert peer.problem is None
     assert peer.addresses == tuple(address for _, address in families)
     routed = [obj.dst for obj in peer.objects if isinstance(obj, Route)]
-    assert [*routed, *peer.learned] == [subnet for subnet, _ in families]
+    assert [*routed, *peer.learned] == [subnet for subnet, _ in families if OPTIONS[name].routes_peers]
     assert backend.peer(node, lease) == peer
 
 
@@ -223,7 +223,7 @@ async def test_whatever_a_peer_publishes_it_is_reached_or_has_a_problem(
     lease = lease_of(backend, fitting(name, 2), backendData=data, backendV6Data=data_v6)
     peer = backend.peer(fitting(name), lease)
     assert len(peer.addresses) == len(fitting(name).families) or peer.problem
-    assert bool(peer.objects or peer.learned) == bool(peer.addresses)
+    assert bool(peer.objects or peer.learned) == (bool(peer.addresses) and OPTIONS[name].routes_peers)
     assert all(str(each) for each in backend.exclusive_ids(lease.spec))
 
 

@@ -15,8 +15,8 @@ class HostGw(KernelBackend):
     type = "host-gw"
 
     def pod_mtu(self, node: LocalNode) -> int:
-        """The interface's own, the smaller one of two."""
-        return min(each.interface.mtu for each in node.families.values())
+        """The interface's own."""
+        return node.underlay_mtu
 
     def check(self, node: LocalNode) -> None:
         """Peers send to the public address: it must be this node's own."""

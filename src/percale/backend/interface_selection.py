@@ -57,7 +57,11 @@ def select_interface(
 
 
 def local_node(
-    name: str, underlay_address: UnderlayAddress, subnets: NodeSubnets, macs: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    underlay_address: UnderlayAddress,
+    subnets: NodeSubnets,
+    macs: Mapping[str, str] = MappingProxyType({}),
+    networks: tuple[IPNetwork, ...] = (),
 ) -> LocalNode:
     """The node with its subnets, and the MACs of devices that were taken over, for its backend."""
     located = underlay_address.families
@@ -67,7 +71,7 @@ def local_node(
         family = Family(subnet.version)
         interface, public_ip = located.get(family, (first, None))
         families[family] = LocalFamily(subnet, interface, public_ip)
-    return LocalNode(name, families, underlay_address.on_link, macs)
+    return LocalNode(name, families, underlay_address.on_link, macs, networks)
 
 
 def on_link(underlay: Underlay, interfaces: Iterable[Interface]) -> frozenset[IPNetwork]:

@@ -24,7 +24,8 @@ class Path(Struct, frozen=True):
     subnet: IPNetwork
     gateway: IPAddress
     interface: Interface
-    data: Mapping[str, Any] | None
+    fields: Mapping[str, Any]
+    """Of its backend data."""
     on_link: bool
     """The gateway is reached without another gateway."""
 
@@ -36,10 +37,10 @@ class Path(Struct, frozen=True):
 
 def paths(node: LocalNode, lease: SubnetLease) -> Iterator[Path]:
     """The families that both nodes have, IPv4 first."""
-    for family, subnet, public_ip, data in lease.spec.families:
-        mine = node.families.get(family)
-        if mine is not None and mine.public_ip is not None and subnet is not None and public_ip is not None:
-            yield Path(subnet, public_ip, mine.interface, data, _reaches(node, public_ip))
+    for each in lease.spec.families:
+        mine = node.families.get(each.family)
+        if mine is not None and mine.public_ip is not None and each.subnet is not None and each.public_ip is not None:
+            yield Path(each.subnet, each.public_ip, mine.interface, each.fields, _reaches(node, each.public_ip))
 
 
 def type_problem(backend_type: str, lease: SubnetLease) -> str | None:

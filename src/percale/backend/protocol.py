@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from percale.kernel.protocol import Interface
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.ip_family import Family
-from percale.model.subnet_lease import LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
+from percale.model.subnet_lease import BackendData, LeasedFamily, NodeSubnets, SubnetLease, SubnetLeaseSpec
 from percale.render.network.tunnels import SessionPort, TunnelEnd
 from percale.render.objects import KernelObject
 
@@ -38,18 +38,24 @@ class LocalNode(Struct, frozen=True, dict=True):
     """This node as its backend sees it, with the families of the network.
 
     `on_link` are the networks that its interfaces reach without a gateway: they decide between tunnel and direct route.
-    `macs` are those of devices that were taken over: peers and pods know them.
+    `macs` are those of devices that were taken over: peers and pods know them. `networks` are the cluster's.
     """
 
     name: str
     families: Mapping[Family, LocalFamily]
     on_link: frozenset[IPNetwork]
     macs: Mapping[str, str] = {}
+    networks: tuple[IPNetwork, ...] = ()
 
     @property
     def interface(self) -> Interface:
         """The first family's."""
         return next(iter(self.families.values())).interface
+
+    @property
+    def underlay_mtu(self) -> int:
+        """The smaller one of both families' interfaces."""
+        return min(each.interface.mtu for each in self.families.values())
 
     @cached_property
     def subnets(self) -> NodeSubnets:
@@ -138,7 +144,7 @@ class Backend(Protocol):
     def pod_mtu(self, node: LocalNode) -> int:
         """The MTU of pods' devices, in bytes."""
 
-    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
+    def lease_data(self, node: LocalNode) -> Mapping[Family, BackendData]:
         """This node's `backendData` and `backendV6Data`, for its peers; a family without any is left out."""
 
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
@@ -186,7 +192,7 @@ class KernelBackend:
     def load(self, directory: Path) -> None:
         """There is nothing to read."""
 
-    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
+    def lease_data(self, node: LocalNode) -> Mapping[Family, BackendData]:
         """None needed."""
         return {}
 

@@ -65,10 +65,9 @@ class VxlanBackend(KernelBackend):
 
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
         """The VtepMAC of each family."""
-        for family, _, _, data in spec.families:
-            mac = data.get("VtepMAC") if data is not None else None
-            if isinstance(mac, str):
-                yield ExclusiveId("VtepMAC", mac.lower(), family)
+        for each in spec.families:
+            if isinstance(mac := each.fields.get("VtepMAC"), str):
+                yield ExclusiveId("VtepMAC", mac.lower(), each.family)
 
     def peer(self, node: LocalNode, lease: SubnetLease) -> PeerObjects:
         """A direct route, or neighbour, FDB entry and route, per family. Its problem: another backend, or no usable MAC."""
@@ -100,8 +99,7 @@ class VxlanBackend(KernelBackend):
 
     def _vtep_mac(self, path: Path) -> str:
         """The peer's MAC from its lease. Raises UnusableFamily."""
-        data = path.data if path.data is not None else {}
-        mac, vni = data.get("VtepMAC"), data.get("VNI", self._options.vni)
+        mac, vni = path.fields.get("VtepMAC"), path.fields.get("VNI", self._options.vni)
         if not (isinstance(mac, str) and _MAC.fullmatch(mac)) or int(mac[1], 16) & 1 or mac == _NOBODY:
             raise UnusableFamily(f"no usable VtepMAC in its IPv{path.subnet.version} backend data: {mac!r}")
         if vni != self._options.vni:

@@ -56,6 +56,9 @@ def ranges(host: Host) -> Outcome | None:
             if network.overlaps(other):
                 return bad(f"{what} {network} overlaps {other_what} {other}", "choose another network")
     theirs = [(each.dst, each.dev) for each in host.underlay.routes if each.dst.prefixlen]
+    if not host.network.options.routes_peers:
+        leased = {subnet for lease in host.store.list(SubnetLease) for subnet in lease.spec.subnets}
+        theirs = [each for each in theirs if each[0] not in leased]
     theirs += [(each.network, device.name) for device in host.underlay.interfaces for each in device.addresses]
     for network, device in theirs:
         if device.startswith(_TAKEN_OVER):

@@ -62,7 +62,7 @@ def lines(status: Status, now: float) -> Iterator[str]:
                 ", ".join(peer.subnets),
                 ", ".join(peer.publicIPs),
                 peer.backend,
-                peer.path or "none",
+                peer.path or ("by others" if peer.reached else "none"),
                 _state(peer),
             )
             for peer in status.peers

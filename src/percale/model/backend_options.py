@@ -1,11 +1,9 @@
-"""Each backend's options as flannel names and bounds them, in one table; `netconf.py` reads a `Backend` object by it.
-
-A backend of a later issue is here already, so that its configuration is read and checked; whether it can be used is for
-`backend/registry.py` to say.
-"""
+"""Each backend's options as flannel names and bounds them, in one table; `netconf.py` reads a `Backend` object by it."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection, Iterable
 from typing import Annotated, ClassVar, Literal
 
@@ -28,6 +26,8 @@ class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     """What packets it carries."""
     has_device: ClassVar[bool] = False
     """Packets to peers leave by a device of its own, which has the first address of the node's subnet."""
+    routes_peers: ClassVar[bool] = True
+    """The agent brings the routes to other nodes' subnets."""
 
     @property
     def uses_underlay_routes(self) -> bool:
@@ -141,14 +141,41 @@ class WireguardOptions(BackendOptions, frozen=True):
 class AllocOptions(BackendOptions, frozen=True):
     """None."""
 
+    routes_peers = False
 
-class ExtensionOptions(BackendOptions, frozen=True):
-    """Shell commands of the operator's own."""
+
+class ExtensionOptions(AllocOptions, frozen=True):
+    """Commands of the operator's own; no shell reads them."""
 
     pre_startup_command: str = ""
     post_startup_command: str = ""
     subnet_add_command: str = ""
     subnet_remove_command: str = ""
+
+    def problem(self, families: Collection[Family]) -> str | None:
+        for name, command in zip(self.__struct_encode_fields__, msgspec.structs.astuple(self), strict=True):
+            if (problem := _command_problem(command)) is not None:
+                return f"{name}: {problem}"
+        return None
+
+
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+VARIABLES = ("SUBNET", "IPV6SUBNET", "PUBLIC_IP", "PUBLIC_IPV6", "NETWORK", "IPV6NETWORK")
+"""flannel's, for the extension's commands."""
+
+
+def _command_problem(command: str) -> str | None:
+    try:
+        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
+        shlex.split(command)
+    except ValueError as error:
+        return f"{error} in {command!r}"
+    for word in words:
+        if not word.strip("();<>|&") or "$(" in word or "`" in word:
+            return f"`{word}` is a shell's, and none reads it: write a script, and name that"
+    unknown = [found[1] or found[2] for found in VARIABLE.finditer(command)]
+    wrong = next((each for each in unknown if each not in VARIABLES), None)
+    return f"there is no ${wrong}; there are {', '.join(VARIABLES)}" if wrong is not None else None
 
 
 OPTIONS: dict[str, type[BackendOptions]] = {

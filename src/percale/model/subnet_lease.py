@@ -5,9 +5,9 @@ The fields are those of flannel's lease (etcd value, Kubernetes node annotations
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.ip_family import Family
@@ -20,7 +20,8 @@ MACHINE = "percale.io/machine"
 RESERVED = "percale.io/reserved"
 """Annotation: an operator's reservation; never expires, even after its node has used it."""
 
-BackendData: TypeAlias = dict[str, str | Integer | float | bool | None]
+BackendData: TypeAlias = dict[str, str | Integer | float | bool | None] | str
+"""A text is the extension backend's."""
 
 
 class NodeSubnets(tuple[IPNetwork, ...]):
@@ -53,6 +54,11 @@ class LeasedFamily(NamedTuple):
     subnet: IPNetwork | None
     public_ip: IPAddress | None
     data: BackendData | None
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Of the data; none if it is a text."""
+        return self.data if isinstance(self.data, dict) else {}
 
 
 class SubnetLeaseSpec(Part, frozen=True):

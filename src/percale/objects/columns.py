@@ -237,8 +237,9 @@ def _lease(obj: Object, context: ColumnContext) -> Cells:
     spec = to_plain(obj)["spec"]
     subnets = [spec[key] for key in ("subnet", "ipv6Subnet") if spec.get(key)]
     addresses = [spec[key] for key in ("publicIP", "publicIPv6") if spec.get(key)]
-    data = " ".join(f"{key}={value}" for key, value in (spec.get("backendData") or {}).items())
-    return spec["node"], ",".join(subnets), ",".join(addresses), spec.get("backendType", ""), data or "<none>"
+    data = spec.get("backendData") or {}
+    text = data if isinstance(data, str) else " ".join(f"{key}={value}" for key, value in data.items())
+    return spec["node"], ",".join(subnets), ",".join(addresses), spec.get("backendType", ""), text or "<none>"
 
 
 def _config_map(obj: Object, context: ColumnContext) -> Cells:

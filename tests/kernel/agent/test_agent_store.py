@@ -210,10 +210,3 @@ def test_a_backend_that_cannot_work_here_claims_nothing(cluster: Cluster) -> Non
     line = refusal(cluster.node(1, publicIP="203.0.113.1"))
     assert "public address 203.0.113.1 is not an address of eth0" in line
     assert not list(cluster.store.rglob("*.json"))
-
-
-def test_a_backend_that_is_not_here_is_named(cluster: Cluster) -> None:
-    cluster.network["Backend"] = {"Type": "alloc"}
-    assert 'backend "alloc" is not available; use vxlan or ipip or wireguard or host-gw or bgp or udp' in refusal(
-        cluster.node(1)
-    )

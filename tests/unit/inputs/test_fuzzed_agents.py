@@ -217,11 +217,11 @@ def mean(objects: Sequence[Object]) -> None:
             with dns_names():
                 names.answer(dns.message.make_query(name, kind).to_wire(), datagram=True)
     leases = [obj for obj in objects if isinstance(obj, SubnetLease)]
-    for backend in ("vxlan", "host-gw"):
+    for backend in ("vxlan", "host-gw", "extension"):
         network = network_config({**NETWORK, "Backend": {"Type": backend}})
         peers = Peers(
             LOCAL,
-            make_backend(network, ""),
+            make_backend(network),
             network.networks,
             _nothing_declared,
             _nothing_declared,

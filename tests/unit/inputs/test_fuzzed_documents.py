@@ -138,7 +138,7 @@ def test_policy_tests(data: bytes) -> None:
 def test_network_configurations(data: bytes) -> None:
     with refused_in_words():
         network = parse_network_config(data.decode(errors="replace"))
-        make_backend(network, "net-conf.json")
+        make_backend(network)
 
 
 @fuzzed
@@ -172,4 +172,4 @@ def use(config: Any) -> None:
     """As an agent would."""
     network = network_config(config.network if config.network is not None else NETWORK, "network")
     loader.service_config(config, network)
-    make_backend(network, "network")
+    make_backend(network)

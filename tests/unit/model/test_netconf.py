@@ -285,6 +285,16 @@ def test_every_option_by_flannels_name() -> None:
         ),
         ({"Type": "host-gw", "Port": 1}, 'unknown key "Backend.Port"; it takes no options'),
         ({"Type": "alloc", "x": 1}, 'unknown key "Backend.x"; it takes no options'),
+        ({"Type": "extension", "SubnetAddCommand": "ip 'x"}, 'Backend.SubnetAddCommand: No closing quotation in "ip'),
+        (
+            {"Type": "extension", "PreStartupCommand": "a && b"},
+            "Backend.PreStartupCommand: `&&` is a shell's, and none",
+        ),
+        (
+            {"Type": "extension", "PreStartupCommand": 'a "$(b)"'},
+            "`$(b)` is a shell's, and none reads it: write a script",
+        ),
+        ({"Type": "extension", "SubnetAddCommand": "a $SUBNT"}, "there is no $SUBNT; there are SUBNET, IPV6SUBNET,"),
         ({"VIN": 3}, 'unknown key "Backend.VIN"; did you mean "VNI"?'),
         ({"Type": "vxlam"}, 'unknown backend "vxlam"; did you mean "vxlan"?'),
         ({"Type": "calico"}, 'unknown backend "calico"; known are vxlan, host-gw,'),

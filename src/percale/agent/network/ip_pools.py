@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 KINDS: tuple[type[Object], ...] = (IPPool, IPReservation, AddressBlock, Namespace, Node)
 POOLS, _FIELDS, _BLOCKS = "ip pools", "ip pool fields", "address blocks"
-_SUBNETS_ONLY = frozenset({"udp", "wireguard"})
+_SUBNETS_ONLY = frozenset({"udp", "wireguard", "alloc", "extension"})
 """Backends that know other nodes by one subnet each."""
 _SWEEP = 30.0
 """Seconds between two looks for blocks without a pod."""

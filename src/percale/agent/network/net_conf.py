@@ -8,6 +8,7 @@ from percale.agent.config.settings import AgentConfig
 from percale.agent.informer import Change, Informer, Subscription
 from percale.agent.problems import Problems
 from percale.errors import BadNetworkConfig
+from percale.model.backend_options import ExtensionOptions
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NET_CONF, NetworkConfig, network_config, parse_network_config, read_net_conf
@@ -31,7 +32,13 @@ async def configured_network(config: AgentConfig, store: Store, problems: Proble
         chosen = await _chosen(config_maps, problems)
         watching.cancel()
     informer.close()
-    return parse_network_config(chosen.data[NET_CONF], f"ConfigMap {chosen.key} {NET_CONF}")
+    where = f"ConfigMap {chosen.key} {NET_CONF}"
+    network = parse_network_config(chosen.data[NET_CONF], where)
+    if isinstance(network.options, ExtensionOptions):  # they run as root: not whatever somebody writes into a store
+        raise BadNetworkConfig(
+            "Backend.Type: commands are taken from a node's own files only", where=where, hint="pass --network-file"
+        )
+    return network
 
 
 async def _chosen(config_maps: Subscription, problems: Problems) -> ConfigMap:

@@ -22,6 +22,7 @@ from percale.backend.protocol import Backend, LocalNode, lease_spec
 from percale.errors import AddressRefused, BadConfig, StoreUnavailable
 from percale.ipam.subnet_lease import Claimant, HeldLease, acquire, still_held
 from percale.ipam.subnet_plan import from_pod_cidrs
+from percale.model.addresses import IPNetwork
 from percale.model.meta import ObjectKey
 from percale.model.netconf import NetworkConfig
 from percale.model.node import Node
@@ -45,7 +46,7 @@ async def acquire_subnets(
         name,
         state.machine,
         tuple(found.address for found in address.families.values()),
-        lambda subnets: _checked_spec(backend, local_node(name, address, subnets, state.macs)),
+        lambda subnets: _checked_spec(backend, local_node(name, address, subnets, state.macs, network.networks)),
         previous=state.subnets,
         at_own_place=bool(server_urls(context.config.store)),
     )
@@ -61,7 +62,7 @@ async def acquire_subnets(
     lease = await retry_until_available(attempt, context.problems)
     subnets = lease.lease.spec.subnets
     state.save_subnets(subnets)
-    manager = SubnetManager(context, backend, underlay, address, lease, macs=state.macs)
+    manager = SubnetManager(context, backend, underlay, address, lease, macs=state.macs, networks=network.networks)
     if lease.lease.metadata.resourceVersion is None:
         context.log.info("subnet kept, not confirmed by the store yet", subnet=subnets)
         manager.lease_lost()
@@ -98,9 +99,10 @@ class SubnetManager:
         lease: HeldLease,
         *,
         macs: Mapping[str, str],
+        networks: tuple[IPNetwork, ...],
     ) -> None:
         self.lease = lease
-        self.local = local_node(context.config.node, address, self.subnets, macs)
+        self.local = local_node(context.config.node, address, self.subnets, macs, networks)
         self._backend = backend
         self._underlay, self._address = underlay, address
         self._problems, self._log = context.problems, context.log
@@ -116,7 +118,7 @@ class SubnetManager:
         """Select again after every underlay change; `on_move` gets the updated node."""
         while True:
             address = await self._underlay.select(self._address)
-            local = local_node(self.local.name, address, self.subnets, self.local.macs)
+            local = local_node(self.local.name, address, self.subnets, self.local.macs, self.local.networks)
             try:
                 self._backend.check(local)
             except BadConfig as error:

@@ -43,7 +43,7 @@ class BgpBackend(KernelBackend):
 
     def pod_mtu(self, node: LocalNode) -> int:
         """The interface's own, the smaller one of two."""
-        return min(each.interface.mtu for each in node.families.values())
+        return node.underlay_mtu
 
     def check(self, node: LocalNode) -> None:
         """Neighbours send to the public address, and BIRD speaks from it: it must be this node's own."""

@@ -39,7 +39,8 @@ class _Tunnel(Struct, frozen=True):
     device: str
     address: IPAddress
     """Of the endpoint."""
-    data: Mapping[str, Any] | None
+    fields: Mapping[str, Any]
+    """Of its backend data."""
     port: int
     """For a lease without one."""
     subnets: tuple[IPNetwork, ...]
@@ -86,9 +87,9 @@ class WireguardBackend(KernelBackend):
 
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterator[ExclusiveId]:
         """The public key of each family."""
-        for family, _, _, data in spec.families:
-            if data is not None and isinstance(key := data.get("PublicKey"), str):
-                yield ExclusiveId("public key", key, family)
+        for each in spec.families:
+            if isinstance(key := each.fields.get("PublicKey"), str):
+                yield ExclusiveId("public key", key, each.family)
 
     def check(self, node: LocalNode) -> None:
         """The MTU must leave room for the smallest packet."""
@@ -130,8 +131,7 @@ class WireguardBackend(KernelBackend):
 
     def _peer(self, tunnel: _Tunnel) -> WireguardPeer:
         """Raises UnusableFamily."""
-        data = tunnel.data if tunnel.data is not None else {}
-        key, port = data.get("PublicKey"), data.get("Port") or tunnel.port
+        key, port = tunnel.fields.get("PublicKey"), tunnel.fields.get("Port") or tunnel.port
         try:
             decode_key(key if isinstance(key, str) else "")
         except ValueError as error:
@@ -158,7 +158,7 @@ class WireguardBackend(KernelBackend):
             for path in paths(node, lease):
                 family = Family(path.subnet.version)
                 port = self._port(family)
-                yield _Tunnel(self._device(family), path.gateway, path.data, port, (path.subnet,), (path.gateway,))
+                yield _Tunnel(self._device(family), path.gateway, path.fields, port, (path.subnet,), (path.gateway,))
             return
         theirs = [each for each in lease.spec.families if each.family in node.families]
         address = self._endpoint_address(node, theirs)
@@ -168,7 +168,7 @@ class WireguardBackend(KernelBackend):
         yield _Tunnel(
             self._device(Family.IPV4),
             address,
-            next((each.data for each in theirs if each.data is not None), None),
+            next((each.fields for each in theirs if each.fields), {}),
             self._options.listen_port,
             tuple(each.subnet for each in theirs if each.subnet is not None),
             tuple(each.public_ip for each in theirs if each.public_ip is not None and each.family in carriers),

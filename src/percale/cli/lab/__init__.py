@@ -206,11 +206,12 @@ def _machine_row(machine: MachineStatus) -> list[str]:
 
 
 def _peers(peers: Sequence[PeerStatus] | None) -> str:
-    """`1 direct, 2 tunnel, 1 not reached`."""
+    """`1 direct, 2 tunnel, 1 not reached`; by others: the backend brings no routes."""
     if peers is None:
         return "unknown"
-    counts = Counter(each.path if each.reached and each.path else "not reached" for each in peers)
-    return ", ".join(f"{counts[word]} {word}" for word in ("direct", "tunnel", "not reached") if counts[word]) or "none"
+    counts = Counter((each.path or "by others") if each.reached else "not reached" for each in peers)
+    words = ("direct", "tunnel", "by others", "not reached")
+    return ", ".join(f"{counts[word]} {word}" for word in words if counts[word]) or "none"
 
 
 for _verb in (

@@ -87,7 +87,7 @@ def read_input(
     _at_most_one("network configuration", [network.where for network in networks])
     chosen = networks[0] if networks else _Network("the default", DEFAULT_NETWORK)
     if networks:
-        _check_backend(chosen)
+        network_config(chosen.network, chosen.where)
     return Input(
         found=tuple(_as_created(named(each for each in found if each not in labs))),
         lab=next((each.object.spec for each in labs if isinstance(each.object, Lab)), LabSpec()),
@@ -241,13 +241,6 @@ def _wiring(text: str | None, where: str) -> Wiring:
 
     wiring: Wiring = wiring_of(text, where)
     return wiring
-
-
-def _check_backend(network: _Network) -> None:
-    """Raises BadNetworkConfig for one that no agent could use."""
-    from percale.backend.registry import make_backend  # noqa: PLC0415 -- most labs have the default
-
-    make_backend(network_config(network.network), network.where)
 
 
 def _at_most_one(what: str, places: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from percale.model.addresses import IPNetwork, parsed
 from percale.model.configmap import ConfigMap
 from percale.model.meta import ObjectKey, ObjectMeta
 from percale.model.netconf import NET_CONF
-from percale.model.subnet_lease import RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, lease_name
+from percale.model.subnet_lease import RESERVED, BackendData, NodeSubnets, SubnetLease, SubnetLeaseSpec, lease_name
 
 NETWORK = ObjectKey("kube-flannel", "net-conf")
 """The ConfigMap that is `PREFIX/config`."""
@@ -42,8 +42,8 @@ class _Value(Struct, frozen=True, rename="pascal", kw_only=True):
     public_ip: str | None = msgspec.field(name="PublicIP", default=_NO_IPV4)
     public_ipv6: str | None = msgspec.field(name="PublicIPv6", default=None)
     backend_type: str | UnsetType = UNSET
-    backend_data: dict[str, Any] | UnsetType | None = UNSET
-    backend_v6_data: dict[str, Any] | UnsetType | None = UNSET
+    backend_data: BackendData | UnsetType | None = UNSET
+    backend_v6_data: BackendData | UnsetType | None = UNSET
 
 
 class Holder(Struct, frozen=True, omit_defaults=True):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.silent import silent_problems
 from tests.waiting import eventually
 
@@ -76,6 +77,14 @@ async def test_none_and_several_are_waited_out() -> None:
     async with asyncio.timeout(30):
         assert str((await waiting).networks[0]) == "10.2.0.0/16"
     assert not problems.current
+
+
+async def test_commands_of_a_config_map_are_refused() -> None:
+    """Whoever can write one anywhere would be root on all nodes."""
+    store, given = MemoryStore(), {"Network": "10.1.0.0/16", "Backend": {"Type": "extension"}}
+    await store.put(replace(config_map("cfg"), data={"net-conf.json": json.dumps(given)}))
+    with pytest.raises(BadNetworkConfig, match=r"ConfigMap kube-flannel/cfg .* own files only; pass --network-file"):
+        await chosen(store)
 
 
 async def test_a_bad_one_names_its_config_map() -> None:

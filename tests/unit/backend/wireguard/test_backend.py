@@ -87,7 +87,7 @@ def test_or_one_for_both(make: Make, node: LocalNode, mode: str) -> None:
 
 def test_its_lease_is_flannels_to_the_byte(make: Make, node: LocalNode) -> None:
     spec = lease_spec(make(), node)
-    key = spec.backendData["PublicKey"] if spec.backendData is not None else None
+    key = spec.families[0].fields["PublicKey"]
     assert json.dumps(spec.backendData, separators=(",", ":")) == f'{{"PublicKey":"{key}","Port":51820}}'
     assert json.dumps(spec.backendV6Data, separators=(",", ":")) == f'{{"PublicKey":"{key}","Port":51821}}'
     assert spec.backendType == "wireguard"

@@ -55,8 +55,8 @@ def test_examples_can_be_read(path: Path) -> None:
 
 
 def test_a_backend_that_no_agent_has_is_refused_where_it_is_written() -> None:
-    network = "spec:\n  network: {Network: 10.0.0.0/16, Backend: {Type: alloc}}\n"
-    with pytest.raises(BadNetworkConfig, match=r'^a:1 spec\.network: Backend\.Type: backend "alloc" is not avail'):
+    network = "spec:\n  network: {Network: 10.0.0.0/16, Backend: {Type: gce}}\n"
+    with pytest.raises(BadNetworkConfig, match=r'^a:1 spec\.network: Backend\.Type: the cloud backend "gce"'):
         read_input([("a", LAB + network)])
 
 

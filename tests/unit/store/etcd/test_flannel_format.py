@@ -39,6 +39,12 @@ LEASES = [
         id="dual stack",
     ),
     pytest.param(
+        SubnetLeaseSpec(node="n1", backendType="extension", backendData="said", **V4),
+        b"10.5.52.0-24",
+        b'{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"extension","BackendData":"said"}',
+        id="text",
+    ),
+    pytest.param(
         SubnetLeaseSpec(node="n1", backendType="host-gw", **V6),
         b"0.0.0.0-0&fd00:12:13::-56",
         b'{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::7","BackendType":"host-gw"}',

@@ -76,11 +76,17 @@ def test_a_peer_without_its_ipv6_annotation_is_a_peer_for_ipv4() -> None:
     assert lease.spec.subnets == NodeSubnets(IPv4Network(CIDRS[0]))
 
 
-@pytest.mark.parametrize("data", ["", "{", "[1]", '"x"', '{"VtepMAC":{"a":1}}', "null"])
+@pytest.mark.parametrize("data", ["", "{", "[1]", "7", '{"VtepMAC":{"a":1}}', "null"])
 def test_backend_data_that_is_none_leaves_the_lease(data: str) -> None:
     lease = lease_of(CIDRS[0], **{**FLANNEL, "backend_data": data})
     assert lease is not None
     assert lease.spec.backendData is None
+
+
+def test_a_text_is_what_flannels_extension_backend_publishes() -> None:
+    lease = lease_of(CIDRS[0], **{**FLANNEL, "backend_type": "extension", "backend_data": '"said"'})
+    assert lease is not None
+    assert lease.spec.backendData == "said"
 
 
 def test_an_address_that_is_none_is_no_address() -> None:
