@@ -35,6 +35,20 @@ def _named(context: click.Context, argument: click.Parameter, value: str | None)
         context.meta[_LAB] = given_lab(context, argument, value)
 
 
+def refuse_lab(context: click.Context, command: click.Command) -> None:
+    """Of a command that knows no labs, `--lab` in front. Raises click's UsageError."""
+    if (
+        _LAB not in context.meta
+        or isinstance(command, click.Group)
+        or any(each.name == "lab" for each in command.params)
+    ):
+        return
+    from percale.cli.lab import lab
+
+    own = f"; a lab's: percale lab {command.name} --lab {context.meta[_LAB]}" if command.name in lab.commands else ""
+    raise click.UsageError(f"{context.command_path} {command.name} knows no labs{own}")
+
+
 def given_lab(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
     """What `--lab` says here, or in front of the command. Raises click's UsageError for two labs."""
     said: str | None = context.meta.get(_LAB)

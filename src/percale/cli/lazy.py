@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from percale.cli.lab_option import refuse_lab
+
 
 class LazyGroup(click.Group):
     """The command NAME is the one of this name in its module."""
@@ -38,9 +40,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Of a command that is not there, the nearest one is named: click knows none of these names."""
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:
             raise click.NoSuchCommand(error.command_name, possibilities=self._helps, ctx=ctx) from None
+        if found[1] is not None:
+            refuse_lab(ctx, found[1])
+        return found
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
         """The names of the commands, without their modules, and the group's own options."""

@@ -21,6 +21,8 @@ PODS = """\
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ("--lab x status", "percale status knows no labs; a lab's: percale lab status --lab x"),
+        ("--lab x policy check a.yaml", "percale policy check knows no labs"),
         ("matrix -f a.yaml --diff a.yaml -o svg", "--diff goes with -o table, json or csv"),
         ("matrix -f a.yaml --port 80/icmp", "'80/icmp' is not a port; write 80, 53/udp, 9999/sctp or icmp"),
         ("matrix -f a.yaml --port 65536", "'65536' is not a port; write 80, 53/udp, 9999/sctp or icmp"),
