@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_one_error_and_nothing_is_changed(world: World) -> 
         assert node.ip("-br", "link") == devices
 
     node.settings["cni"]["wiring"] = "routed"
-    refused("1 pods are on the bridge cni0, and the agent's cni.wiring is routed; set cni.wiring to bridge")
+    refused("the bridge cni0 has 1 pod, and the agent's cni.wiring is routed; set cni.wiring to bridge")
     node.settings["cni"]["wiring"] = "bridge"
     subnet_env = one.subnet_file.read_text()
     one.subnet_file.unlink()

@@ -132,7 +132,7 @@ def test_a_cron_job_has_pods_to_ask_for_and_a_pool_has_no_effect(percale: Person
     told = f"{tmp_path}/m.yaml:9: warning: IPPool a has no effect: a lab's agents run without ipPools"
     shown = percale.out("lab", "up", "nightly", "-f", str(tmp_path / "m.yaml"))
     assert told in shown.splitlines()
-    assert "3 nodes and 1 pods are ready" in shown
+    assert "3 nodes and 1 pod are ready" in shown
     lab = ("--lab", "nightly")
     assert percale.out("lab", "apply", *lab, "-f", str(tmp_path / "m.yaml")).splitlines() == [
         "cronjob.batch/backup unchanged",

@@ -22,6 +22,7 @@ from percale.agent.repairs import Repairs
 from percale.agent.reporter import StatusReporter
 from percale.agent.state import LAST_STATE
 from percale.agent.systemd import PROBLEM_STATUS, notify
+from percale.counted import counted
 from percale.errors import KernelError
 from percale.kernel.commands import format_object
 from percale.kernel.nftables.event_subscriptions import EventSubscriptions
@@ -107,7 +108,7 @@ class AgentContext:
         """For systemd, in one line: the first problem, else the node once it is ready."""
         errors = [problem.error for problem in self.problems.current.values()]
         if errors:
-            more = f" (and {len(errors) - 1} more problems)" if errors[1:] else ""
+            more = f" (and {counted(len(errors) - 1, 'more problem')})" if errors[1:] else ""
             return (PROBLEM_STATUS + " ".join(errors[0].split())[:_LONGEST_STATUS] + more,)
         return (f"STATUS={self._summary}",) if self._summary is not None else ()
 

@@ -6,6 +6,7 @@ from percale.backend.lease_conflicts import LeaseConflicts
 from percale.backend.registry import make_backend
 from percale.checks.check import Outcome, bad, good
 from percale.checks.host import Host
+from percale.counted import counted
 from percale.errors import PercaleError
 from percale.model.addresses import IPNetwork, parse_network
 from percale.model.subnet_lease import SubnetLease
@@ -42,7 +43,7 @@ def conflicts(host: Host) -> Outcome | None:
         network = " and ".join(map(str, host.network.networks))
         words = f"subnet {subnet} of node {lease.spec.node} is outside the pod network, {network}"
         return bad(words, _delete(host, lease))
-    return good(f"{len(leases)} leases, each with addresses of its own")
+    return good(f"{counted(len(leases), 'lease')}, each with addresses of its own")
 
 
 def ranges(host: Host) -> Outcome | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from percale.checks.check import Outcome, bad, doubtful, good, unknown
 from percale.checks.commands import kubectl, restart
 from percale.checks.host import Host
+from percale.counted import counted
 from percale.kernel.cleanup import own_tables
 from percale.kernel.netns import CurrentNetns
 from percale.render.network.base_chains import network_tables
@@ -48,7 +49,7 @@ def pod_devices(host: Host) -> Outcome | None:
             f"the MTU of {names} is not the node's, {host.status.mtu}",
             *(_delete(host, each.pod) for each in others[:_SHOWN] if each.pod),
         )
-    return good(f"{len(pods)} pods have a device with an MTU of {host.status.mtu}")
+    return good(f"{counted(len(pods), 'pod')} with a device and its MTU, {host.status.mtu}")
 
 
 def _delete(host: Host, pod: str) -> str:

@@ -152,7 +152,7 @@ def entries(host: Host) -> Outcome | None:
     if missing:
         more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
         return bad(f"the kernel lacks: {format_object(missing[0])}{more}", restart(host))
-    return good(f"{len(wanted)} routes, neighbours and forwarding entries are there")
+    return good(f"routes, neighbours and forwarding entries are there, {len(wanted)} in all")
 
 
 def _wanted(host: Host, backend: Backend, network: NetworkConfig) -> list[KernelObject]:

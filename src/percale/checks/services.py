@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from percale.checks.check import Outcome, bad, doubtful, good
 from percale.checks.commands import kubectl
 from percale.checks.host import Host
+from percale.counted import counted
 from percale.errors import PercaleError
 from percale.model.endpoints import SERVICE_LABEL, EndpointSlice
 from percale.model.meta import ObjectKey
@@ -30,7 +31,7 @@ def endpoints(host: Host) -> Outcome | None:
     selecting = [each for each in services if each.spec.selector and each.spec.type != "ExternalName"]
     empty = [each for each in selecting if not any(known.get(each.key, ()))]
     if not empty:
-        return good(f"{len(selecting)} Services have endpoints")
+        return good(f"{counted(len(selecting), 'Service')} with endpoints")
     words = _words(empty, known)
     commands = _commands(host, empty[0], bool(known.get(empty[0].key)))
     if any(each.key == _DNS for each in empty):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from percale.cli.checked_host import CheckedHost, checked, print_advice, print_t
 from percale.cli.lab_nodes import on_each_node
 from percale.cli.lab_option import given_lab
 from percale.cli.options import output_option
+from percale.counted import counted
 from percale.errors import LabError
 
 _WARNINGS = 3
@@ -75,8 +76,7 @@ def _nodes_of_lab(lab: str) -> dict[str, CheckedHost]:
 
 def _print(name: str, host: CheckedHost, *, everything: bool) -> None:
     wrong = [each for each in host.checks if each.symptom is not None and each.result != "unknown"]
-    counts = [f"{number} {word}" for number, word in _counts(host) if number]
-    click.echo(f"{name}: {', '.join(counts)}")
+    click.echo(f"{name}: {', '.join(_counts(host))}")
     if everything:
         print_table(host.checks)
     elif wrong:
@@ -86,5 +86,9 @@ def _print(name: str, host: CheckedHost, *, everything: bool) -> None:
         click.echo()
 
 
-def _counts(host: CheckedHost) -> Sequence[tuple[int, str]]:
-    return (host.error, "error"), (host.warning, "warning"), (host.unknown, "unknown"), (host.ok, "ok")
+def _counts(host: CheckedHost) -> Iterator[str]:
+    if host.error:
+        yield counted(host.error, "error")
+    if host.warning:
+        yield counted(host.warning, "warning")
+    yield from (f"{number} {word}" for number, word in ((host.unknown, "unknown"), (host.ok, "ok")) if number)

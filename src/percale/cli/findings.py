@@ -110,9 +110,3 @@ def errors_of(error: BadManifest | BadNetworkConfig, file: str = "") -> list[Fin
         for each in faults
         for name, line in (each.place,)
     ]
-
-
-def counted(number: int, word: str) -> str:
-    """`1 policy`, `2 policies`."""
-    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-    return f"{number} {word if number == 1 else plural}"

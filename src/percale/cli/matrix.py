@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import replace
 
-from percale.cli.findings import counted
 from percale.cli.json_output import format_json
 from percale.cli.options import lab_of_source, networks, pod_cidr_option, source_lab_option, validate_option
+from percale.counted import counted
 
 if TYPE_CHECKING:
     from percale.explain.matrix.diff import WorldSide
     from percale.explain.matrix.document import ChangeDocument
     from percale.explain.matrix.groups import Grouping
     from percale.explain.matrix.matrix import Matrix
-    from percale.explain.matrix.port_space import PortSpace
     from percale.explain.pod_owners import Group
     from percale.explain.world import World
     from percale.model.pod import Pod
@@ -36,7 +37,9 @@ _MOST_ROWS = 40
 @click.option("-f", "files", metavar="FILE|DIR", multiple=True, help="Manifests; - is stdin.")
 @source_lab_option
 @pod_cidr_option
-@click.option("--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, icmp.")
+@click.option(
+    "--port", "ports", metavar="PORT[/PROTO]", multiple=True, help="Only these ports: 80, 53/udp, a name, icmp."
+)
 @click.option(
     "-n", "--namespace", "namespaces", metavar="NS", multiple=True, help="Its workloads; the others by namespace."
 )
@@ -66,44 +69,28 @@ def matrix(
     if changed and output in ("dot", "svg"):
         raise click.UsageError("--diff goes with -o table, json or csv")
     place = lab_of_source(files, lab)
-    spans = [_span(port) for port in ports]
     from percale.cli.object_sources import load
 
     network = networks(pods, "--pod-cidr") if pods else None
     before = load(files, place, pods=network)
     if not changed:
-        return _show(before, spans, namespaces, output)
+        return _show(before, ports, namespaces, output)
     whole = bool(files) and all(Path(each).is_dir() for each in (*files, *changed))
     after = load(changed, pods=network) if whole else load(files, place, changed, network)
-    return _compare(before, after, spans, namespaces, output)
-
-
-def _span(text: str) -> PortSpan:
-    """`80`, `53/udp`, `icmp`."""
-    from percale.model.addresses import port_number
-    from percale.policy.rule_terms import PortSpan
-
-    written, _, protocol = text.partition("/")
-    number = port_number(written)
-    if text.upper() == "ICMP":
-        return PortSpan("ICMP")
-    protocol = protocol.upper() or "TCP"
-    if protocol not in ("TCP", "UDP", "SCTP") or number is None:
-        raise click.BadParameter(f"{text!r} is not a port; write 80, 53/udp, 9999/sctp or icmp", param_hint="--port")
-    return PortSpan(protocol, number, number)
+    return _compare(before, after, ports, namespaces, output)
 
 
 # One world
 
 
-def _show(world: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
+def _show(world: World, ports: Sequence[str], namespaces: Sequence[str], output: str) -> int:
     from percale.explain.matrix.matrix import Matrix
 
-    (side,), space = _sides([world], spans, namespaces)
+    (side,), asked = _sides([world], ports, namespaces)
     grouping = side.grouping
     if _is_crowded(grouping, namespaces, output):
         grouping = grouping.folded()
-    found = Matrix(side.reach, grouping, _asked(space, spans))
+    found = Matrix(side.reach, grouping, asked)
     for line in _lines(found, output):
         click.echo(line)
     _note(world, side.evaluator)
@@ -136,10 +123,8 @@ def _lines(found: Matrix, output: str) -> Iterator[str]:
             yield from text.table(found, max(80, min(120, shutil.get_terminal_size((120, 24)).columns)))
 
 
-def _sides(
-    worlds: Sequence[World], spans: Sequence[PortSpan], namespaces: Sequence[str]
-) -> tuple[list[WorldSide], PortSpace]:
-    """The worlds, computed over one space of ports and the same addresses outside."""
+def _sides(worlds: Sequence[World], ports: Sequence[str], namespaces: Sequence[str]) -> tuple[list[WorldSide], int]:
+    """The worlds, computed over one space of ports and the same addresses outside; which ports are asked for."""
     from percale.errors import BadInput
     from percale.explain.flow_ends import outside
     from percale.explain.matrix import groups
@@ -157,21 +142,33 @@ def _sides(
             raise BadInput(f"no pods in namespace {namespace}", hint=known)
     if not there:
         raise BadInput("no pods and no workloads", hint="give the manifests of the workloads too, with another -f")
+    spans = [span for port in ports for span in _spans(port, evaluators)]
     space = port_space_of(evaluators, spans)
     ranges = outside(evaluators)
     reaches = [Reachability(evaluator, space, ranges) for evaluator in evaluators]
     named = groups.outside_groups(ranges, evaluators, reaches)
+    asked = reduce(or_, map(space.span, spans), 0) or space.all
     return [
         WorldSide(evaluator, reach, groups.by_workload(reach, owners(world.objects), named, detailed=namespaces))
         for world, evaluator, reach in zip(worlds, evaluators, reaches, strict=True)
-    ], space
+    ], asked
 
 
-def _asked(space: PortSpace, spans: Sequence[PortSpan]) -> int:
-    asked = 0
-    for span in spans:
-        asked |= space.span(span)
-    return asked or space.all
+def _spans(text: str, evaluators: Sequence[Evaluator]) -> Iterator[PortSpan]:
+    """`80`, `53/udp`, `icmp`; a name means each port that a pod calls so."""
+    from percale.errors import BadInput
+    from percale.explain.end_names import NamedNumber, find_ports, names_of_ports
+    from percale.policy.rule_terms import PortSpan
+
+    pods = [pod for evaluator in evaluators for pod in evaluator.selector_index.pods if pod is not None]
+    known = [NamedNumber(each.name, each.protocol, each.number) for pod in pods for each in pod.ports]
+    found = find_ports(text, known)
+    if not found:
+        raise BadInput(
+            f"no pod has a port named {text.partition('/')[0]}", where="--port", hint=names_of_ports(known, "they name")
+        )
+    for protocol, number in found:
+        yield PortSpan(protocol) if number is None else PortSpan(protocol, number, number)
 
 
 def _note(world: World, evaluator: Evaluator) -> None:
@@ -182,8 +179,7 @@ def _note(world: World, evaluator: Evaluator) -> None:
 
     shared = sum(isinstance(each, Pod) and each.spec.hostNetwork for each in world.objects)
     if shared:
-        which = "1 pod in its node's network is" if shared == 1 else f"{shared} pods in their nodes' network are"
-        click.echo(f"note: {which} part of nodes", err=True)
+        click.echo(f"note: {counted(shared, 'pod')} on the nodes' network, counted as nodes", err=True)
     pods = _made_up_pods(world)
     rules = dependent_rules(rules_of(evaluator), world.networks, pods)
     if rules:
@@ -201,22 +197,22 @@ def _note(world: World, evaluator: Evaluator) -> None:
 # Two worlds
 
 
-def _compare(before: World, after: World, spans: Sequence[PortSpan], namespaces: Sequence[str], output: str) -> int:
+def _compare(before: World, after: World, ports: Sequence[str], namespaces: Sequence[str], output: str) -> int:
     from percale.errors import BadInput
     from percale.explain.matrix.diff import flow_changes
     from percale.explain.matrix.document import DiffDocument, change_document
     from percale.explain.matrix.text import csv_line, names
 
-    (old, new), space = _sides([before, after], spans, namespaces)
+    (old, new), asked = _sides([before, after], ports, namespaces)
     if _is_crowded(old.grouping, namespaces, output):
         old, new = (replace(each, grouping=each.grouping.folded()) for each in (old, new))
-    found = list(flow_changes(old, new, _asked(space, spans)))
+    found = list(flow_changes(old, new, asked))
     if not found and (unseen := _unseen_changes((before, old.evaluator), (after, new.evaluator))):
         what = f"the IPv6 blocks of {', '.join(unseen)} cannot be compared: nothing says that pods have IPv6 addresses"
         raise BadInput(what, hint="--pod-cidr says the pods' networks, such as 10.244.0.0/16,fd00:244::/56")
     groups = old.grouping.groups
     called = dict(zip(groups, names(groups), strict=True))
-    rows = [change_document(each, called, space, before, after) for each in found]
+    rows = [change_document(each, called, old.reach.space, before, after) for each in found]
     if output == "json":
         click.echo(format_json(DiffDocument(rows)))
     elif output == "csv":

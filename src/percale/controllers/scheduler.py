@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+from percale.counted import counted
 from percale.model.meta import ObjectKey
 from percale.model.node import Node
 from percale.model.pod import ContainerPort, Pod
@@ -46,11 +47,11 @@ class Scheduler:
         if not feasible:
             wanted = ",".join(f"{key}={value}" for key, value in sorted(pod.spec.nodeSelector.items()))
             what = f"has the labels {wanted}" if wanted else "takes pods"
-            return Unschedulable(f"none of {len(self.nodes)} nodes {what}")
+            return Unschedulable(f"none of {counted(len(self.nodes), 'node')} {what}")
         feasible = [node for node in feasible if not self._conflicts(pod, node.metadata.name)]
         if not feasible:
             wanted = ", ".join(f"{port.hostPort}/{port.protocol}" for port in pod.spec.host_ports)
-            return Unschedulable(f"none of {len(self.nodes)} nodes has the host port {wanted} free")
+            return Unschedulable(f"none of {counted(len(self.nodes), 'node')} has the host port {wanted} free")
         owner = _owner(pod)
         best = min(
             (node.metadata.name for node in feasible),

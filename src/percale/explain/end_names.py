@@ -144,23 +144,33 @@ class NamedNumber(NamedTuple):
 
 def find_port(text: str, owner: str, ports: Iterable[NamedNumber]) -> tuple[FlowProtocol, int | None]:
     """A number of any protocol, or the name of one of the owner's ports. Raises BadInput."""
+    known = list(ports)
+    found = find_ports(text, known)
+    if not found:
+        raise BadInput(f"{owner} has no port named {text.partition('/')[0]}", hint=names_of_ports(known))
+    return found[0]
+
+
+def find_ports(text: str, ports: Iterable[NamedNumber]) -> list[tuple[FlowProtocol, int | None]]:
+    """All that it means: a number means itself, a name each of these ports that has it. Raises BadInput."""
     if text.lower() in ICMP_WORDS:
-        return "ICMP", None
+        return [("ICMP", None)]
     name, slash, suffix = text.partition("/")
     protocol = _PROTOCOLS.get(suffix.upper())
     if not name or (slash and protocol is None):
         raise BadInput(f"{text!r} is not a port", hint="write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp")
     if (number := port_number(name)) is not None:
-        return protocol or "TCP", number
+        return [(protocol or "TCP", number)]
     if name.isdecimal():
         raise BadInput(f"{name[:40]} is not a port", hint="ports are 1 to 65535")
-    known = list(ports)
-    named = [port for port in known if port.name == name and protocol in (None, port.protocol)]
-    if not named:
-        names = ", ".join(dict.fromkeys(port.name for port in known if port.name))
-        hint = f"it names {names}" if names else "write a number: it names no ports"
-        raise BadInput(f"{owner} has no port named {name}", hint=hint)
-    return _PROTOCOLS[named[0].protocol], named[0].number
+    named = (port for port in ports if port.name == name and protocol in (None, port.protocol))
+    return list(dict.fromkeys((_PROTOCOLS[port.protocol], port.number) for port in named))
+
+
+def names_of_ports(ports: Iterable[NamedNumber], said: str = "it names") -> str:
+    """The hint for a name that none of them has."""
+    names = ", ".join(dict.fromkeys(port.name for port in ports if port.name))
+    return f"{said} {names}" if names else f"write a number: {said} no ports"
 
 
 # Workloads

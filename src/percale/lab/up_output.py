@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import percale
+from percale.counted import counted
 from percale.lab.controller import LabConfig
 from percale.lab.default_lab import default_lab
 from percale.lab.process.bootstrap import Event
@@ -114,10 +115,10 @@ class UpProgress:
 
     def _finish(self, event: Event) -> None:
         if self._pods_printed > _MOST_PODS:
-            self.echo(f"… and {self._pods_printed - _MOST_PODS} pods more")
+            self.echo(f"… and {counted(self._pods_printed - _MOST_PODS, 'more pod')}")
         missing = event["missing"]
         nodes = len(self.config.topology.nodes)
-        what = f"{nodes} nodes and {self._pods_printed} pods are ready after {event['seconds']:.2f} s"
+        what = f"{counted(nodes, 'node')} and {counted(self._pods_printed, 'pod')} are ready after {event['seconds']:.2f} s"
         self.echo(f"\n{what}{'; these cannot be:' if missing else ''}")
         for line in missing:
             self.echo(f"  {line}")

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from percale.controllers.admission import admit, validate
 from percale.controllers.service_networks import ServiceNetworks
+from percale.counted import counted
 from percale.errors import BadManifest, Conflict, NotFound, StoreError, StoreUnavailable
 from percale.model.addresses import IPNetwork
 from percale.model.field_path import format_field_path
@@ -111,7 +112,7 @@ class StoreObjects:
                 yield line
                 done += 1
         except (StoreError, BadManifest) as error:
-            hint = f"{done} of {len(missing) + len(objects)} objects are applied; the same command goes on"
+            hint = f"{done} of {counted(len(missing) + len(objects), 'object')} are applied; the same command goes on"
             raise type(error)(error.what, where=error.where, hint=hint if done else error.hint) from error
 
     async def _admitted(self, loaded: LoadedManifests, service_cidrs: Sequence[IPNetwork]) -> list[Object]:

@@ -10,7 +10,8 @@ from tests.unit.cli.conftest import run
 PODS = """\
 {apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}, spec: {containers: [{name: c}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}, spec: {containers: [{name: c}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}, spec: {containers: [
+  {name: c, ports: [{name: http, containerPort: 80}, {name: dns, containerPort: 5353, protocol: UDP}]}]}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ---
@@ -24,8 +25,12 @@ PODS = """\
         ("--lab x status", "percale status knows no labs; a lab's: percale lab status --lab x"),
         ("--lab x policy check a.yaml", "percale policy check knows no labs"),
         ("matrix -f a.yaml --diff a.yaml -o svg", "--diff goes with -o table, json or csv"),
-        ("matrix -f a.yaml --port 80/icmp", "'80/icmp' is not a port; write 80, 53/udp, 9999/sctp or icmp"),
-        ("matrix -f a.yaml --port 65536", "'65536' is not a port; write 80, 53/udp, 9999/sctp or icmp"),
+        (
+            "matrix -f a.yaml --port 80/icmp",
+            "'80/icmp' is not a port; write 80, 80/tcp, 53/udp, 80/sctp, a port's name, or icmp",
+        ),
+        ("matrix -f a.yaml --port 65536", "65536 is not a port; ports are 1 to 65535"),
+        ("matrix -f a.yaml --port htp", "--port: no pod has a port named htp; they name http, dns"),
         ("matrix -f a.yaml -n shpo", "no pods in namespace shpo; there are shop"),
         ("matrix -f none.yaml", "no pods and no workloads; give the manifests of the workloads too, with another -f"),
         ("service resolve", "give FROM, TO and PORT, or --batch FILE"),
@@ -46,3 +51,10 @@ def test_a_command_that_cannot_be_is_2_and_says_why(
     code, lines = run(capsys, *command.split())
     assert code == 2
     assert said in lines[-1]
+
+
+def test_a_name_of_a_port_means_every_pods_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.yaml").write_text(PODS)
+    code, lines = run(capsys, "matrix", "-f", "a.yaml", "--port", "dns", "--port", "http/tcp", "-o", "csv")
+    assert code == 0
+    assert "shop/a,shop/b,TCP 80; UDP 5353,false" in lines

@@ -227,7 +227,7 @@ def test_a_pod_that_fits_nowhere_says_why_and_is_placed_when_it_does() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "reason"),
-    [([], "the lab has no nodes"), ([node("n1", unschedulable=True)], "none of 1 nodes takes pods")],
+    [([], "the lab has no nodes"), ([node("n1", unschedulable=True)], "none of 1 node takes pods")],
 )
 def test_scheduler_without_a_choice(nodes: Iterable[Node], reason: str) -> None:
     assert Scheduler(list(nodes)).place(builders.pod(node=None)) == Unschedulable(reason)

@@ -26,6 +26,7 @@ from percale.agent.state import ADDRESSES, PODS, NodeState
 from percale.bounded_file import read_file
 from percale.cni import conflist
 from percale.cni.records import Records
+from percale.counted import counted
 from percale.errors import AgentError, BadConfig, KernelError, StateError
 from percale.ipam.address_pool import AddressPool
 from percale.kernel.netlink.link import Device
@@ -86,7 +87,7 @@ class _Found:
         cni = self._config.cni
         if self._pods and cni.wiring != "bridge":
             raise BadConfig(
-                f"{len(self._pods)} pods are on the bridge {cni.bridge}, and the agent's cni.wiring is {cni.wiring}",
+                f"the bridge {cni.bridge} has {counted(len(self._pods), 'pod')}, and the agent's cni.wiring is {cni.wiring}",
                 hint="set cni.wiring to bridge: routed pods would not reach them",
             )
         for each in self._pods:

@@ -16,6 +16,7 @@ from percale.agent.policy.foreign_pods import BRIDGES, ForeignPodMonitor
 from percale.agent.reporter import NetworkStatus, StatusReporter
 from percale.agent.status import Addresses, Pod
 from percale.agent.table_sections import delete_service_table
+from percale.counted import counted
 from percale.errors import KernelError
 from percale.policy.pod_facts import PodFacts
 
@@ -63,7 +64,7 @@ class ForeignNetworking:
 
     def summary(self) -> str:
         """`policies only, 3 pods`."""
-        return f"policies only, {self.pod_count()} pods"
+        return f"policies only, {counted(self.pod_count(), 'pod')}"
 
     def network_status(self) -> NetworkStatus:
         """The pods, by name."""

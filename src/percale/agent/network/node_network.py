@@ -39,6 +39,7 @@ from percale.cni.hooks import PodHook
 from percale.cni.operations import Unready
 from percale.cni.records import Records
 from percale.cni.server import CniServer
+from percale.counted import counted
 from percale.errors import BadConfig, KernelError, StateError
 from percale.event_loop import yield_every
 from percale.ipam.address_pool import AddressPool, PodOf
@@ -375,7 +376,7 @@ class NodeNetwork:
 
     def summary(self) -> str:
         """`10.244.1.0/24, 2 peers, 3 pods`."""
-        return f"{self._subnets.subnets}, {len(self._peers)} peers, {self.pod_count()} pods"
+        return f"{self._subnets.subnets}, {counted(len(self._peers), 'peer')}, {counted(self.pod_count(), 'pod')}"
 
     def network_status(self) -> NetworkStatus:
         """For /status."""

@@ -21,6 +21,7 @@ from percale.agent.problems import Problems
 from percale.agent.status import Peer
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend, LocalNode, PeerObjects
+from percale.counted import counted
 from percale.errors import AgentError
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.subnet_lease import SubnetLease
@@ -312,7 +313,7 @@ class Peers:
             return
         peer, more = self._peers[name], len(self._with_problem) - 1
         what = f"node {peer.lease.spec.node} is {'partly' if peer.reached else 'not'} reached: {peer.problem}"
-        others = f" (and {more} more node{'s' if more > 1 else ''} with problems)" if more else ""
+        others = f" (and {counted(more, 'more node')} with problems)" if more else ""
         self._problems.raise_(PEERS, AgentError(what + others))
 
     def _rendered(self, name: str, lease: SubnetLease) -> PeerObjects:

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from percale.cli.json_output import format_json
 from percale.cli.options import lab_option, namespace_option
+from percale.counted import counted
 
 if TYPE_CHECKING:
     from percale.lab.watch import Connection
@@ -80,7 +81,7 @@ def watch(
     with closing(watching(lab_dir, rate, stop=lambda: interrupted() or time.monotonic() >= until)) as found:
         for seen in found:
             if isinstance(seen, LeftOut):
-                click.echo(f"{seen.count} new connections were not traced so far; --rate traces more", err=True)
+                click.echo(f"not traced so far: {counted(seen.count, 'new connection')}; --rate traces more", err=True)
             elif _is_wanted(seen, wanted, only):
                 click.echo(_as_json(seen) if output == "json" else _as_text(seen))
                 shown += 1

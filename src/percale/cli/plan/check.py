@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from percale.cli.findings import by_severity, counted, print_findings
+from percale.cli.findings import by_severity, print_findings
 from percale.cli.plan.given_plan import read_plan
+from percale.counted import counted
 from percale.ipam.address_plan.check import errors_of_names, findings
 from percale.model.addresses import IPNetwork
 

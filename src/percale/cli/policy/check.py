@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
+from percale.cli.findings import Decoded, Finding, by_severity, decoded, errors_of, print_findings
 from percale.cli.lab_documents import pod_networks_of_labs, service_networks_of_labs
 from percale.cli.lint_findings import in_order, placed
 from percale.cli.options import networks, validate_option, validation
+from percale.counted import counted
 from percale.errors import BadNetworkConfig
 from percale.model.addresses import IPNetwork
 from percale.model.manifest.decode import ManifestEntry

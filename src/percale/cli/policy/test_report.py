@@ -10,6 +10,7 @@ from xml.etree import ElementTree as Xml
 from msgspec import Struct, field
 
 from percale.cli.json_output import format_json
+from percale.counted import counted
 from percale.explain.policy_tests.runner import Trial, word
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -56,7 +57,7 @@ def summary(trials: Sequence[Trial], *, live: bool) -> str:
     cases = len({id(trial.case) for trial in trials})
     apart = Counter(trial.apart for trial in trials if trial.apart is not None)
     tried = [trial for trial in trials if trial.apart is None]
-    line = f"{_count(cases, 'case')}, {_count(len(trials), 'probe')}: "
+    line = f"{counted(cases, 'case')}, {counted(len(trials), 'probe')}: "
     line += f"{_counts(tried)} {'with real packets' if live else 'by the evaluator'}"
     if apart:
         others = [trial for trial in trials if trial.apart is not None]
@@ -68,10 +69,6 @@ def summary(trials: Sequence[Trial], *, live: bool) -> str:
 def _counts(trials: Sequence[Trial]) -> str:
     wrong = sum(trial.wrong for trial in trials)
     return f"{len(trials) - wrong} right, {wrong} wrong"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _document(trials: Sequence[Trial], *, live: bool) -> TestsDocument:

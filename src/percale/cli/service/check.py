@@ -13,12 +13,13 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from percale.cli.findings import Decoded, Finding, by_severity, counted, decoded, errors_of, print_findings
+from percale.cli.findings import Decoded, Finding, by_severity, decoded, errors_of, print_findings
 from percale.cli.lab_documents import service_networks_of_labs
 from percale.cli.lint_findings import in_order, placed
 from percale.cli.options import networks, validate_option, validation
 from percale.controllers.offline import DEFAULT_SERVICE_CIDR
 from percale.controllers.service_allocator import Allocations
+from percale.counted import counted
 from percale.errors import BadManifest
 from percale.explain.service_world import pod_networks
 from percale.model.addresses import IPNetwork, parse_network

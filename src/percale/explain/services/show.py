@@ -12,6 +12,7 @@ from typing import TypeAlias, get_args
 
 from msgspec import Struct
 
+from percale.counted import counted
 from percale.explain.services.endpoint_usage import EndpointUsage, endpoints_of, slices_of
 from percale.model.meta import Object
 from percale.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL, Service
@@ -113,7 +114,7 @@ def _traits(seen: ServiceView) -> Iterator[str]:
 
 
 def _health(resolved: ResolvedService) -> str:
-    count = f"{resolved.local_ready} ready endpoint{'' if resolved.local_ready == 1 else 's'} on this node"
+    count = f"{counted(resolved.local_ready, 'ready endpoint')} on this node"
     return f"200, {count}" if resolved.local_ready else f"503, {count}"
 
 
@@ -164,7 +165,7 @@ def _fate(port: ResolvedPort, vip: Vip, place: ClientLocation, table: ServiceRes
     if isinstance(slots, str):
         return "refused" if slots == "reject" else "dropped"
     count = len(set(port.records(slots)))
-    return f"{count} endpoint{'' if count == 1 else 's'}, {'masqueraded' if masquerade else 'source kept'}"
+    return f"{counted(count, 'endpoint')}, {'masqueraded' if masquerade else 'source kept'}"
 
 
 def _endpoint_row(each: EndpointUsage, port: ResolvedPort, connections: Connections | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from percale.counted import counted
 from percale.ipam.address_plan.plan import NODE, Plan, first_unit, unit_depth
 from percale.model.address_form import AddressForm, network_form
 from percale.model.address_plan import NODE_LABEL, NODES, PODS, SERVICES, PlannedRange
@@ -152,7 +153,7 @@ def _services(path: FieldPath, unit: IPNetwork) -> Iterator[PlanFinding]:
 def _pods(plan: Plan, path: FieldPath, form: AddressForm, unit: IPNetwork) -> Iterator[PlanFinding]:
     """A node has one subnet: what its pods' addresses say is said of their node."""
     if unit.num_addresses - _NOT_OF_PODS < _LEAST_PODS:
-        message = f"a node's subnet is a /{unit.prefixlen}: room for {max(unit.num_addresses - _NOT_OF_PODS, 0)} pods"
+        message = f"a node's subnet is a /{unit.prefixlen}: room for {counted(max(unit.num_addresses - _NOT_OF_PODS, 0), 'pod')}"
         yield _warning(path, "small", message, f"kubelet's --max-pods is {_LEAST_PODS} by default")
     above = form.fields[: unit_depth(PODS, form)]
     free = [field.name for field in above if field.name != NODE and field.name not in plan.spec.bind]
