@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
 from percale.errors import BadInput, NotFound
-from percale.explain.pod_owners import owners
+from percale.explain.pod_owners import Owners, owners
 from percale.model.addresses import IPAddress, is_address, is_network, port_number
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
 from percale.model.meta import Object, ObjectKey
@@ -57,6 +57,8 @@ Name: TypeAlias = IPAddress | PodName | WorkloadName | ServiceName | MachineName
 
 _PODS = ("pod", "po", "pods")
 _SERVICES = ("svc", "service", "services")
+_ALIASES = {kind: word for word, kind in reversed(KINDS_BY_ALIAS.items())}
+"""The word for a kind of workload, such as deploy."""
 _FORMS = "write NS/POD, deploy/NS/NAME, svc/NS/NAME, node/NAME, external/NAME or an address"
 
 
@@ -92,29 +94,39 @@ def _pod_of_namespace(text: str, namespace: str, rest: Sequence[str]) -> PodName
     return PodName(ObjectKey(namespace, rest[0]), is_bare=False)
 
 
-def suggest_end(
-    key: ObjectKey, pods: Iterable[ObjectKey], services: Iterable[ObjectKey], machines: Iterable[str]
-) -> str:
-    """The hint for a pod that is not there; `machines` are `node/NAME` and `external/NAME`.
+def suggest_end(key: ObjectKey, workloads: Owners, machines: Iterable[str], services: Iterable[ObjectKey] = ()) -> str:
+    """The hint for a pod that is not there; `machines` are `node/NAME` and `external/NAME`, `services` where one may stand.
 
-    A pod of this name in another namespace or with this prefix, a Service or machine of this name, what is similar, else
-    some of what there is.
+    Who else has this name, a pod with this prefix, what is similar, else some of what there is.
     """
-    known, others = sorted(map(str, pods)), sorted(machines)
-    same = [each for each in known if each.endswith(f"/{key.name}")]
-    begins = [each for each in known if each.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
-    named = sorted((each.namespace != key.namespace, f"svc/{each}") for each in services if each.name == key.name)
+    pods, others = [(each, str(each)) for each in sorted(workloads)], sorted(machines)
+    made = sorted({each for each in workloads.values() if each.kind in _ALIASES}, key=str)
+    makers = [(ObjectKey(each.namespace or "", each.name), f"{_ALIASES[each.kind or '']}/{each}") for each in made]
+    fronts = [(each, f"svc/{each}") for each in sorted(services)]
+    begins = [text for pod, text in pods if text.startswith((f"{key}-", f"{key.namespace}/{key.name}"))]
     as_pods = {f"{key.namespace}/{each.partition('/')[2]}": each for each in others}
     there = [as_pods[str(key)]] if str(key) in as_pods else []
-    if meant := [*(same or begins)[:1], *(text for _, text in named[:1]), *there]:
+    of_name = _named(key, pods) or _named(key, makers) or begins
+    if meant := [*of_name[:1], *_named(key, fronts)[:1], *there]:
         return f"did you mean {' or '.join(meant)}?"
     is_machine = nearest(key.name, (each.partition("/")[2] for each in others), cutoff=0.5) is not None
     if is_machine and (all_machines := some_of(others)):
         return all_machines
-    if similar := nearest(str(key), known):
-        return f"did you mean {similar}?"
-    here = [each for each in known if each.startswith(f"{key.namespace}/")]
-    return some_of(here or known) or "there are no pods at all"
+    known = (*fronts, *makers, *pods)
+    for word, words, cutoff in (
+        (str(key), {str(each): text for each, text in known}, 0.6),
+        (key.name, {each.name: text for each, text in known}, 0.75),
+    ):
+        if similar := nearest(word, words, cutoff=cutoff):
+            return f"did you mean {words[similar]}?"
+    here = [text for pod, text in pods if pod.namespace == key.namespace]
+    return some_of(here or (text for _, text in pods)) or "there are no pods at all"
+
+
+def _named(key: ObjectKey, known: Sequence[tuple[ObjectKey, str]]) -> list[str]:
+    """Those of this name; first the one in its namespace."""
+    same = [(other.namespace != key.namespace, text) for other, text in known if other.name == key.name]
+    return [text for _, text in sorted(same)]
 
 
 def split_port(text: str, port: str | None) -> tuple[str, str]:

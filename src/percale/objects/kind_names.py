@@ -52,4 +52,7 @@ def kind_of(word: str) -> type[Object]:
     if found is not None:
         return found
     known = ", ".join(sorted(kind.PLURAL for kind in KINDS.values()))
-    raise BadInput(f"there is no kind {word!r}", hint=did_you_mean(word, WORDS) or f"there are {known}")
+    raise BadInput(
+        f"there is no kind {word!r}",
+        hint=did_you_mean(word, WORDS) or f"write KIND NAME or KIND/NAME; kinds are {known}",
+    )

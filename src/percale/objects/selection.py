@@ -109,8 +109,10 @@ def not_there(kind: type[Object], name: str, namespace: str | None, known: Itera
     """What is said of an object that does not exist; `known` are those of its kind."""
     there = list(known)
     homes = sorted({obj.metadata.namespace or "" for obj in there if obj.metadata.name == name} - {namespace, ""})
-    inside = (obj.metadata.name for obj in there if not kind.NAMESPACED or obj.metadata.namespace == namespace)
-    hint = f"did you mean -n {homes[0]}?" if homes else did_you_mean(name, inside)
+    inside = sorted(obj.metadata.name for obj in there if not kind.NAMESPACED or obj.metadata.namespace == namespace)
+    begins = next((each for each in inside if each.startswith(f"{name}-")), None)  # of a workload's name
+    similar = f"did you mean {begins}?" if begins else did_you_mean(name, inside)
+    hint = f"did you mean -n {homes[0]}?" if homes else similar
     return f"there is no {kind.KIND.lower()} {name}{_within(kind, namespace)}{f'; {hint}' if hint else ''}"
 
 

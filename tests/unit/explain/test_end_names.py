@@ -20,6 +20,7 @@ from percale.explain.end_names import (
     split_port,
     suggest_end,
 )
+from percale.explain.pod_owners import owners
 from percale.model.meta import Object, ObjectKey
 from percale.model.pod import Pod
 
@@ -85,7 +86,11 @@ MACHINES = ["node/node1", "node/node2", "external/outside"]
             ObjectKey("empty", "b"),
             "there are default/db-0, default/web-abc-1, default/web-abc-2, shop/log-x, shop/web-abc-0",
         ),
-        (ObjectKey("default", "web"), "did you mean default/web-abc-1 or svc/shop/web?"),
+        (ObjectKey("default", "web"), "did you mean deploy/default/web or svc/shop/web?"),
+        (ObjectKey("other", "log"), "did you mean ds/shop/log?"),
+        (ObjectKey("default", "we"), "did you mean default/web-abc-1?"),
+        (ObjectKey("shop", "lgo"), "did you mean ds/shop/log?"),
+        (ObjectKey("elsewhere", "logg"), "did you mean ds/shop/log?"),
         (ObjectKey("shop", "web-abc-2"), "did you mean default/web-abc-2?"),
         (ObjectKey("shop", "qqqqqq"), "there are shop/log-x, shop/web-abc-0"),
         (
@@ -95,8 +100,8 @@ MACHINES = ["node/node1", "node/node2", "external/outside"]
     ],
 )
 def test_a_pod_that_is_not_there(key: ObjectKey, hint: str) -> None:
-    pods = [each.key for each in PODS if isinstance(each, Pod)]
-    assert suggest_end(key, pods, [ObjectKey("shop", "web")], MACHINES) == hint
+    assert suggest_end(key, owners(PODS), MACHINES, [ObjectKey("shop", "web")]) == hint
+    assert "svc/" not in suggest_end(key, owners(PODS), MACHINES)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from percale.explain.end_names import (
     suggest_end,
 )
 from percale.explain.pod_networks import PodNetworks
+from percale.explain.pod_owners import owners
 from percale.model.meta import Object, ObjectKey
 from percale.model.selector import LabelSelector
 from percale.model.service import Service
@@ -65,11 +66,14 @@ class TargetLookup(Struct, frozen=True):
     """Of the pods whose addresses are made up."""
 
     def find(self, text: str, namespace: str | None = None) -> Target:
-        """Who is meant. Raises NotFound with the nearest name that is known, BadInput."""
-        return self.target(parse_name(text, namespace))
+        """Who is meant, as FROM. Raises NotFound with the nearest name that is known, BadInput."""
+        return self._target(parse_name(text, namespace), services=())
 
     def target(self, name: Name) -> Target:
-        """Whom a name means. Raises NotFound, BadInput."""
+        """Whom a name means, as TO; a Service would have been possible. Raises NotFound, BadInput."""
+        return self._target(name, [each.key for each in self.objects if isinstance(each, Service)])
+
+    def _target(self, name: Name, services: Sequence[ObjectKey]) -> Target:
         match name:
             case IPv4Address() | IPv6Address():
                 return Target(str(name), (self.evaluator.flow_end(name.packed),))
@@ -78,11 +82,11 @@ class TargetLookup(Struct, frozen=True):
             case MachineName():
                 return self._host(name.name)
             case WorkloadName():
-                return replace(self._pod(first_pod(self.objects, name)), of_workload=True)
+                return replace(self._pod(first_pod(self.objects, name), services), of_workload=True)
             case ServiceName():
                 raise BadInput(f"svc/{name.key} is a Service, and not at one end", hint="name a pod behind it")
             case PodName():
-                return self._pod(name.key)
+                return self._pod(name.key, services)
 
     def address_text(self, end: FlowEnd) -> str:
         """Its address; of a pod that has none yet, what is known of it."""
@@ -93,11 +97,11 @@ class TargetLookup(Struct, frozen=True):
         ]
         return f"an address of {networks[0]}" if len(networks) == 1 else "its address"
 
-    def _pod(self, key: ObjectKey) -> Target:
+    def _pod(self, key: ObjectKey, services: Sequence[ObjectKey]) -> Target:
         members = self.evaluator.selector_index
         pod = members.pod(key)
         if pod is None:
-            raise NotFound(f"there is no pod {key}", hint=self._hint(key))
+            raise NotFound(f"there is no pod {key}", hint=self._hint(key, services))
         addresses = pod.addresses if pod.host_addresses is None else pod.host_addresses
         if not addresses and key not in self.made_up:
             if pod.finished:
@@ -113,13 +117,12 @@ class TargetLookup(Struct, frozen=True):
             return Target(str(key), tuple(FlowEnd(each, None, pod.node) for each in addresses), key in self.made_up)
         return Target(str(key), tuple(FlowEnd(each, pod) for each in addresses), key in self.made_up)
 
-    def _hint(self, key: ObjectKey) -> str:
+    def _hint(self, key: ObjectKey, services: Sequence[ObjectKey]) -> str:
         if "." in key.name or (key.name == "external" and "external" not in (self.hosts or ())):
             return "for what is outside, give an address; for a Service, svc/NS/NAME"
-        services = [each.key for each in self.objects if isinstance(each, Service)]
         machines = [f"node/{each}" for each in self.evaluator.node_index.addresses]
         machines += [f"external/{each}" for each in self.hosts or ()]
-        return suggest_end(key, self.evaluator.selector_index.pod_ids, services, machines)
+        return suggest_end(key, owners(self.objects), machines, services)
 
     def _node(self, name: str) -> Target:
         addresses = self.evaluator.node_index.addresses

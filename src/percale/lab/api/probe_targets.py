@@ -5,7 +5,7 @@ Called by `machine_verbs`. A DNS name is looked up from the client pod's namespa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from percale.explain.end_names import (
     parse_name,
     suggest_end,
 )
+from percale.explain.pod_owners import owners
 from percale.explain.service_world import service_at
 from percale.lab.api.probe import look_up
 from percale.lab.cluster import Cluster
@@ -33,7 +34,7 @@ from percale.lab.process.netns_visit import visit_async
 from percale.lab.spec.topology import Machine
 from percale.model.addresses import IPAddress, is_address
 from percale.model.manifest.decode import DEFAULT_NAMESPACE
-from percale.model.meta import ObjectKey
+from percale.model.meta import Object, ObjectKey
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.service import Service
@@ -74,9 +75,10 @@ class ProbeTargets(Struct, frozen=True):
 
     def find(self, text: str, namespace: str | None) -> ProbeTarget:
         """A pod, machine or address. Raises NotFound, BadInput, LabError."""
-        return self._find(parse_name(text, namespace))
+        return self._find(parse_name(text, namespace), services=())
 
-    def _find(self, name: Name) -> ProbeTarget:
+    def _find(self, name: Name, services: Iterable[ObjectKey]) -> ProbeTarget:
+        """`services` are proposed too."""
         match name:
             case IPv4Address() | IPv6Address():
                 return self.at_address(name)
@@ -85,13 +87,12 @@ class ProbeTargets(Struct, frozen=True):
             case ServiceName():
                 raise LabError(f"svc/{name.key} is a Service, and no place", hint="name a pod behind it")
             case WorkloadName():
-                cache = self.cluster.cache
-                key = first_pod((*cache.all(Pod), *cache.all(ReplicaSet), *cache.all(Job)), name)
+                key = first_pod(self._pods_and_owners(), name)
             case PodName():
                 key = name.key
         pod = self.cluster.cache.get(Pod, key)
         if pod is None:
-            raise NotFound(f"there is no pod {key}", hint=self._suggestion(key))
+            raise NotFound(f"there is no pod {key}", hint=self._suggestion(key, services))
         return self._pod_target(pod)
 
     async def resolve(
@@ -102,7 +103,7 @@ class ProbeTargets(Struct, frozen=True):
         if isinstance(name, ServiceName):
             return await self._resolve_service(self._service(name.key), client, timeout_seconds)
         try:
-            return self._find(name)
+            return self._find(name, self.cluster.cache.keys(Service))
         except NotFound as error:
             if not isinstance(name, PodName) or not name.is_bare or client.resolver is None:
                 raise
@@ -150,9 +151,12 @@ class ProbeTargets(Struct, frozen=True):
             raise NotFound(f"there is no {text if sort else f'node or host {name}'}", hint=f"there are {known}")
         return found
 
-    def _suggestion(self, key: ObjectKey) -> str:
+    def _suggestion(self, key: ObjectKey, services: Iterable[ObjectKey]) -> str:
+        return suggest_end(key, owners(self._pods_and_owners()), self._machine_names(), services)
+
+    def _pods_and_owners(self) -> Iterable[Object]:
         cache = self.cluster.cache
-        return suggest_end(key, cache.keys(Pod), cache.keys(Service), self._machine_names())
+        return (*cache.all(Pod), *cache.all(ReplicaSet), *cache.all(Job))
 
     def _machine_names(self) -> list[str]:
         return [f"{_SORTS[machine.kind]}/{machine.name}" for machine in self.cluster.machines.topology.machines]

@@ -9,6 +9,7 @@ from tests import builders
 from tests.unit.explain.why.conftest import NOWHERE
 
 from percale.errors import BadInput, NotFound
+from percale.explain.end_names import parse_name
 from percale.explain.why.connection import Reply, explain_connection
 from percale.explain.why.document import connection_document
 from percale.explain.why.smallest_fix import NoFix
@@ -58,7 +59,8 @@ PODS = (
 
 def around(text: str, *made_up: str, hosts: dict[str, tuple[str, ...]] | None = None) -> TargetLookup:
     keys = frozenset(ObjectKey(*each.split("/")) for each in made_up)
-    return TargetLookup(Evaluator(decode_manifest(text.encode(), "t.yaml").objects), (), keys, hosts)
+    objects = decode_manifest(text.encode(), "t.yaml").objects
+    return TargetLookup(Evaluator(objects), objects, keys, hosts)
 
 
 def ask(text: str, question: str, *made_up: str) -> Reply:
@@ -298,13 +300,17 @@ def test_an_unknown_name_is_told_with_the_nearest_that_is_known() -> None:
 
 def test_a_service_of_that_name_is_meant_perhaps() -> None:
     services = [builders.service(name, namespace="x") for name in ("front", "serv")]
-    there = replace(around(PODS), objects=services)
+    there = around(PODS)
+    there = replace(there, objects=(*there.objects, *services))
     for text, hint in (
         ("front", "did you mean svc/x/front?"),
         ("x/front", "did you mean svc/x/front?"),
         ("x/serv", "did you mean x/server or svc/x/serv?"),
     ):
-        assert hint_at(there, text) == hint
+        with pytest.raises(NotFound) as caught:
+            there.target(parse_name(text))
+        assert caught.value.hint == hint
+        assert "svc/x" not in (hint_at(there, text) or ""), "FROM is no Service"
 
 
 @pytest.mark.parametrize(
