@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _NEARLY_THE_SAME = 0.8
 
@@ -38,8 +38,13 @@ def suggest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
 def some_of(known: Iterable[str], count: int = 5) -> str | None:
     """`there are a, b, c and 4 more`; None: there are none."""
     words = sorted(known)
+    return f"there are {first_few(words, count)}" if words else None
+
+
+def first_few(words: Sequence[str], count: int = 5) -> str:
+    """`a, b, c and 4 more`."""
     more = f" and {len(words) - count} more" if len(words) > count else ""
-    return f"there are {', '.join(words[:count])}{more}" if words else None
+    return f"{', '.join(words[:count])}{more}"
 
 
 def is_one_edit(word: str, other: str) -> bool:

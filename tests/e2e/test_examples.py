@@ -15,7 +15,12 @@ MACHINES = "examples/policies/except.yaml"
 OBJECTS = (
     *("examples/nginx.yaml", "examples/busybox.yaml", "examples/access-nginx.yaml", "examples/defaults.yaml"),
     *("examples/test-network-policy.yaml", "examples/kube-flannel-cfg.yaml", "examples/lab/workloads.yaml"),
-    *("examples/matrix/shop.yaml", "examples/policies/namespace.yaml", "examples/services"),
+    *(
+        "examples/matrix/shop.yaml",
+        "examples/policies/namespace.yaml",
+        "examples/services",
+        "examples/across-nodes.yaml",
+    ),
 )
 OTHER_LABS = {
     "bgp-mesh.yaml",

@@ -11,6 +11,7 @@ import click
 
 from percale.cli.left_out import print_left_out
 from percale.cli.options import validate_option, validation
+from percale.counted import counted
 
 if TYPE_CHECKING:
     from percale.explain.policy_tests.cases import Case, Load
@@ -52,6 +53,7 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     from percale.explain.policy_tests.cases import NotACase, decode_cases
     from percale.model.manifest.diagnostics import combined
     from percale.model.manifest.files import read
+    from percale.suggestion import first_few
 
     found: list[Case] = []
     given = read(files, recursive=True)
@@ -65,10 +67,13 @@ def _cases(files: tuple[str, ...]) -> list[Case]:
     wrong = [
         part for file, part in faults if not (isinstance(part, NotACase) and os.path.normpath(file) in manifests.files)
     ]
+    if not found and all(isinstance(part, NotACase) for part in wrong):
+        seen = first_few([name for name, _ in given.documents])
+        there = [part.subject for part in wrong if isinstance(part, NotACase)]
+        but = f", but {counted(len(there), 'manifest')}: {first_few(there)}" if there else ""
+        raise BadInput(f"no case in {seen}{but}", hint="docs/policy-tests.md shows one")
     if wrong:
         raise combined(wrong)
-    if not found:
-        raise BadInput("no cases in there", where=", ".join(files), hint="docs/policy-tests.md shows one")
     return found
 
 

@@ -116,7 +116,12 @@ class Case(Struct, frozen=True, dict=True):
 
 
 class NotACase(BadManifest):
-    """A manifest where a case was expected."""
+    """A manifest where a case was expected; `subject` is its kind and name."""
+
+    def __init__(self, subject: str, where: str) -> None:
+        self.subject = subject
+        hint = "keep cases in a directory of their own, or name their files"
+        super().__init__(f"{subject}: a manifest, and not a case", where=where, hint=hint)
 
 
 Load: TypeAlias = Callable[[str], LoadedManifests]
@@ -155,6 +160,13 @@ def in_sequence(cases: Iterable[Case]) -> list[tuple[Case, ...]]:
 
 
 # Decoding
+
+
+def _subject(manifest: SyntaxNode) -> str:
+    """`Deployment web`."""
+    metadata = manifest.get("metadata")
+    kind, name = manifest.get("kind"), metadata.get("name") if metadata is not None else None
+    return " ".join(each.text for each in (kind, name) if each is not None)
 
 
 class _Decoding(Struct, frozen=True):
@@ -206,8 +218,7 @@ class _Decoding(Struct, frozen=True):
             self.faults.append(BadManifest("not a case", where=where, hint="a case begins with its name"))
             return None
         if self.node.get("kind") is not None and self.node.get("apiVersion") is not None:
-            hint = "keep cases in a directory of their own, or name their files"
-            self.faults.append(NotACase("a manifest, and not a case", where=where, hint=hint))
+            self.faults.append(NotACase(_subject(self.node), where))
             return None
         self._refuse_unknown(self.node, Document)
         if self.faults:

@@ -37,9 +37,17 @@ def test_directories_with_all_below_them(capsys: pytest.CaptureFixture[str]) -> 
     assert (code, lines) == (
         2,
         [
-            "percale: a/k8s/q.yaml:1: a manifest, and not a case; keep cases in a directory of their own, or name their files"
+            "percale: a/k8s/q.yaml:1: NetworkPolicy p: a manifest, and not a case;"
+            " keep cases in a directory of their own, or name their files"
         ],
     )
+
+
+@pytest.mark.usefixtures("root")
+def test_without_a_case_what_is_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a/k8s/q.yaml").write_text("# nothing yet")
+    said = "percale: no case in a/k8s/p.yaml, a/k8s/q.yaml, but 1 manifest: NetworkPolicy p; docs/policy-tests.md shows one"
+    assert run(capsys, "policy", "test", "a/k8s") == (2, [said])
 
 
 @pytest.mark.usefixtures("root")

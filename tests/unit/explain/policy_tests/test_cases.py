@@ -90,7 +90,7 @@ def test_states_of_a_sequence_stand_together_in_their_order() -> None:
             "t.yaml:13: spec.ingress[0].ports[0].endPort: Invalid value: 81: may not be specified when port",
         ),
         ("kind: NetworkPolicy", "kind: Pod", "t.yaml:6: Pod of networking.k8s.io/v1 is no policy that is known here"),
-        ("name: small", "kind: Pod\napiVersion: v1", "t.yaml:1: a manifest, and not a case; "),
+        ("name: small", "kind: Pod\napiVersion: v1", "t.yaml:1: Pod: a manifest, and not a case; "),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_what_to_write(old: str, new: str, complaint: str) -> None:
