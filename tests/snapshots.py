@@ -7,6 +7,7 @@ from random import Random
 from typing import Literal
 
 from percale.render.nft.objects import (
+    INPUT_CHAIN,
     SIZES,
     Between,
     Chain,
@@ -73,6 +74,8 @@ class _Dice:
         elements = [part for spec in filled for part in self._elements(spec, names)]
         # A chain leads to later ones only: there is no loop.
         rules = [Chain(name, self._rules(specs, names[position + 1 :])) for position, name in enumerate(names)]
+        if names and self._random.random() < 0.5:
+            rules.append(Chain(INPUT_CHAIN, (Rule((), Verdict("jump", self._random.choice(names)), "input"),)))
         return Transaction(put_sets=tuple(specs), put_chains=tuple(rules), put=tuple(elements))
 
     # Sets

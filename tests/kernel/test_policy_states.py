@@ -36,7 +36,7 @@ from percale.store.memory import MemoryStore
 
 PODS = {"a": ("10.0.1.1",), "b": ("10.0.1.2", "fd00::1:1"), "c": ("10.0.2.1",), "d": ("10.0.2.2", "fd00::2:1")}
 PORTS = (5080, 5081)
-ENDS = [*NODE_OF, *ELSEWHERE]
+ENDS = [*NODE_OF, *ELSEWHERE, *NODES["n1"]]
 FLOWS = [
     FlowOf(source, destination, port)
     for source in ENDS
@@ -196,7 +196,10 @@ def allowed(state: list[Object]) -> set[FlowOf]:
 def test_from_any_state_to_any_other_while_flows_go_on(wires: Wires) -> None:
     """Object by object, for two nodes never change at the same moment."""
     namespaces = {address: space.path for address, space in wires.pods.items()}
-    streams = Streams(FLOWS, namespaces | dict.fromkeys(ELSEWHERE, wires.outside.path))
+    namespaces |= dict.fromkeys(ELSEWHERE, wires.outside.path) | dict.fromkeys(
+        NODES["n1"], wires.nodes["n1"].space.path
+    )
+    streams = Streams(FLOWS, namespaces)
     states = {name: objects(documents) for name, documents in STATES.items()}
     assert len({frozenset(allowed(state)) for state in states.values()}) == len(STATES)
     store = MemoryStore()

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import Phase, assume, event, given, settings
 from hypothesis import strategies as st
-from tests.kernel.policy_wires import QUESTIONS, Wires, asked
-from tests.unit.policy.small_worlds import Change, busy_policies, changes, worlds
+from tests import builders
+from tests.kernel.policy_wires import HOMES, NODE_OF, QUESTIONS, Wires, asked
+from tests.unit.policy.small_worlds import NODES, Change, busy_policies, changes, worlds
 
 from percale.model.meta import Object
 
@@ -48,3 +50,32 @@ def test_packets_do_as_the_evaluator_says(
 
 def percent_denied(wires: Wires) -> int:
     return 100 * sum(not asked(wires.evaluator, question).allowed for question in QUESTIONS) // len(QUESTIONS)
+
+
+def test_cluster_policies_deny_pods_their_own_node_which_reaches_them_all_the_same(wires: Wires) -> None:
+    """In both IP versions. NetworkPolicies say nothing of it; without such a policy no packet to a node is looked at."""
+    homes = ((node, addresses) for node, pods in HOMES.items() for addresses in pods)
+    pods = [builders.pod(f"p{place}", *addresses, node=node) for place, (node, addresses) in enumerate(homes)]
+    nodes = [builders.node(name, *addresses) for name, addresses in NODES.items()]
+    wires.begin([*nodes, *pods, builders.policy(policyTypes=["Ingress"])])
+    own = [each for each in QUESTIONS if each.destination in NODES.get(NODE_OF.get(each.source, ""), ())]
+    back = [replace(each, source=each.destination, destination=each.source) for each in own]
+
+    def passing(*changes: Object) -> list[int]:
+        wires.change(changes)
+        assert not wires.wrong()
+        return [sum(asked(wires.evaluator, each).allowed for each in some) for some in (own, back)]
+
+    def hooked() -> bool:
+        listed = wires.nodes["n1"].space.run("nft", "list", "chains")
+        return "own-node-input" in listed and "hook input" in listed
+
+    assert passing() == [len(own), len(back)]
+    assert not hooked()
+    assert passing(builders.cluster_policy(egress=[{"action": "Deny", "to": [{"nodes": {}}]}])) == [0, len(back)]
+    assert hooked()
+    assert passing(builders.cluster_policy(egress=[{"action": "Deny", "to": [{"namespaces": {}}]}])) == [
+        len(own),
+        len(back),
+    ]
+    assert not hooked()

@@ -59,7 +59,7 @@ def matrix(
 ) -> int:
     """Who reaches whom on which ports, by workload: NetworkPolicies, cluster policies, nodes, addresses outside.
 
-    Rows are sources, columns destinations. A pod always reaches itself and its own node; that is not shown.
+    Rows are sources, columns destinations. A pod and itself, and a pod and its own node, are left out.
 
     With --diff: the flows that flip, each with the rule that decides before and after; exit code 1 when there are any,
     2 when it cannot be told, as of IPv6 blocks where nothing says the pods' network.

@@ -21,7 +21,7 @@ from percale.model.namespace import Namespace
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease
-from percale.policy.compiled_policy import DIRECTIONS, TIERS, CompiledPolicy, CompiledRule, PolicyKey, Tier
+from percale.policy.compiled_policy import DIRECTIONS, TIERS, CompiledPolicy, CompiledRule, PolicyKey, RuleRef, Tier
 from percale.policy.cost import PolicyCosts
 from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
@@ -81,22 +81,22 @@ def _tiers_of(policies: tuple[CompiledPolicy, ...], direction: Direction) -> Ite
         yield tuple(rule for policy in policies if policy.tier == tier for rule in policy.rules(direction))
 
 
-_DENY_ALL = PolicyClass(
-    (
-        CompiledPolicy(
-            key=PolicyKey("unknown", None, "labels"),
-            tier="NetworkPolicy",
-            priority=0,
-            subject=PodSelectorTerm(EVERYTHING),
-            subject_field=(),
-            isolates=DIRECTIONS,
-            egress=(),
-            ingress=(),
-        ),
-    )
+_UNKNOWN = PolicyKey("unknown", None, "labels")
+_ISOLATE = CompiledPolicy(
+    key=_UNKNOWN,
+    tier="NetworkPolicy",
+    priority=0,
+    subject=PodSelectorTerm(EVERYTHING),
+    subject_field=(),
+    isolates=DIRECTIONS,
+    egress=(),
+    ingress=(),
 )
-"""Of a pod whose labels are not known, in a namespace with policies."""
-_NO_POLICIES = PolicyClass(())
+"""Of a pod whose labels are not known, where a policy may select it."""
+_DENY = replace(
+    _ISOLATE, tier="Admin", isolates=(), egress=(CompiledRule(RuleRef(_UNKNOWN, "egress", 0), "Deny", None, None),)
+)
+"""As well, where a cluster policy may: it may deny the pod its own node."""
 
 
 class PolicyDelta(Struct, frozen=True):
@@ -281,7 +281,7 @@ class Evaluator:
         subjects = self._subjects
         pod = self.selector_index.pods[pod_id]
         if pod is not None and pod.unknown:
-            return _DENY_ALL if any(self._may_select(term, pod.namespace) for term in subjects) else _NO_POLICIES
+            return self._class_of_unknown(pod.namespace)
         selecting = frozenset(term for term in self.selector_index.terms[pod_id] if term in subjects)
         known = self._classes.get(selecting)
         if known is None:
@@ -292,6 +292,14 @@ class Evaluator:
                 self._kept = len(known.policies)
             self._classes[selecting] = known
         return known
+
+    def _class_of_unknown(self, namespace: str) -> PolicyClass:
+        """Of a pod whose labels are not known."""
+        keys = (key for subject, keys in self._subjects.items() if self._may_select(subject, namespace) for key in keys)
+        tiers = {self.policies[key].tier for key in keys}
+        if not tiers:
+            return PolicyClass(())
+        return PolicyClass((_ISOLATE,) if tiers == {"NetworkPolicy"} else (_DENY, _ISOLATE))
 
     def _may_select(self, subject: PodSelectorTerm, namespace: str) -> bool:
         if isinstance(subject.namespaces, str):
@@ -328,18 +336,28 @@ class Evaluator:
         source, destination = flow.source, flow.destination
         if source.address == destination.address and source.pod is not None:
             return Decision(direction, True, "self")
-        if _own_node(source, destination) or _own_node(destination, source):
+        if _own_node(destination, source):
+            return Decision(direction, True, "node")
+        to_own_node = _own_node(source, destination)
+        if to_own_node and direction == "ingress":
             return Decision(direction, True, "node")
         subject, peer = (source, destination) if direction == "egress" else (destination, source)
-        return self._decided_by_rules(direction, subject.pod, peer, flow)
+        return self._decided_by_rules(direction, subject.pod, peer, flow, exempt=to_own_node)
 
-    def _decided_by_rules(self, direction: Direction, subject: PodFacts | None, peer: FlowEnd, flow: Flow) -> Decision:
-        """First match wins in the tiers of cluster policies; NetworkPolicies are additive and then isolate."""
+    def _decided_by_rules(
+        self, direction: Direction, subject: PodFacts | None, peer: FlowEnd, flow: Flow, *, exempt: bool
+    ) -> Decision:
+        """First match wins in the tiers of cluster policies; NetworkPolicies are additive and then isolate.
+
+        An `exempt` flow is allowed by all NetworkPolicies.
+        """
         if subject is None or not subject.selectable:
             return Decision(direction, True, "open")
         policies = self.class_of(self.selector_index.pod_ids[subject.key])
         isolating = policies.isolating(direction)
         for tier, rules in zip(TIERS, policies.rules_by_tier(direction), strict=True):
+            if exempt and isolating and tier == "NetworkPolicy":
+                break
             for rule in rules:
                 if not rule_matches(rule, peer, flow, self.selector_index, self.node_index):
                     continue
@@ -349,7 +367,7 @@ class Evaluator:
                 return Decision(direction, allowed, "rule" if allowed else "denied", rule.ref, isolating)
             if tier == "NetworkPolicy" and isolating:
                 return Decision(direction, False, "isolated", None, isolating)
-        return Decision(direction, True, "open", None, isolating)
+        return Decision(direction, True, "node") if exempt else Decision(direction, True, "open", None, isolating)
 
 
 def _order(policy: CompiledPolicy) -> tuple[int, int, str, PolicyKey]:

@@ -13,7 +13,7 @@ from percale.policy.rule_terms import Direction, FlowProtocol
 
 Why: TypeAlias = Literal["open", "rule", "isolated", "denied", "node", "self"]
 """open: no policy isolates it. rule: a rule allows it. isolated: policies isolate it and no rule allows it. denied: a rule of
-a cluster policy denies it. node: a pod and its own node. self: a pod and itself."""
+a cluster policy denies it. node: a pod and its own node, and no cluster policy decides. self: a pod and itself."""
 
 
 class FlowEnd(Struct, frozen=True):

@@ -37,6 +37,7 @@ _STAGES: tuple[tuple[str, Stage], ...] = (
     ("egress", "egress"),
     ("ingress", "ingress"),
     ("policies", "policy"),
+    ("own-node", "policy"),
     ("discovery", "policy"),
     ("hostports", "host port"),
     ("tunnel", "tunnel"),

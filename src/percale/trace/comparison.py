@@ -16,6 +16,8 @@ from percale.model.meta import Object
 from percale.policy.evaluator import Evaluator
 from percale.policy.rule_terms import Direction, FlowProtocol
 from percale.policy.verdict import Decision, Flow
+from percale.render.nft.objects import INPUT_CHAIN
+from percale.render.policy.base_chains import OWN_NODE
 from percale.service import packet_lookup
 from percale.service.resolver import ServiceResolver
 from percale.service.service_ports import format_endpoint
@@ -23,7 +25,9 @@ from percale.trace.assembly import Run, runs
 from percale.trace.evidence import Evidence, Step
 from percale.trace.hops import AnyHop, NatHop
 
-_POLICIES = "policies"
+_BASE_CHAINS = frozenset({"policies", INPUT_CHAIN})
+_ACCEPTING = _BASE_CHAINS | {OWN_NODE}
+"""The chains whose `accept` is the end of it."""
 _CLASSES: tuple[Direction, ...] = ("egress", "ingress")
 
 
@@ -44,12 +48,12 @@ def policy_differences(evidence: Evidence, evaluator: Evaluator) -> Iterator[str
 
 
 def _evaluated(run: Run) -> Sequence[Step]:
-    """From the policies' base chain to its end."""
+    """From a base chain of the policies to its end."""
     found: list[Step] = []
     for step in run.steps:
-        if (step.table, step.family) == ("percale", "inet") and (found or step.chain == _POLICIES):
+        if (step.table, step.family) == ("percale", "inet") and (found or step.chain in _BASE_CHAINS):
             found.append(step)
-            if step.drops or (step.chain == _POLICIES and step.verdict == "accept"):
+            if step.drops or (step.chain in _ACCEPTING and step.verdict == "accept"):
                 break
     return found
 
@@ -62,7 +66,7 @@ def _flow(evidence: Evidence, evaluator: Evaluator, header: Header) -> Flow:
 
 def _difference(place: str, decision: Decision, steps: Sequence[Step], dropped: Step | None, flow: Flow) -> str | None:
     end = flow.source if decision.direction == "egress" else flow.destination
-    if end.pod is None or end.pod.node != place or decision.why in ("self", "node"):
+    if end.pod is None or end.pod.node != place or decision.why == "self":
         return None  # evaluated on the pod's node only
     own = [each for each in steps if each.chain.startswith(decision.direction) and each.comment]
     denied = dropped is not None and dropped.chain.startswith(decision.direction)

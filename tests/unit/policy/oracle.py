@@ -64,9 +64,8 @@ class Oracle:
         source, destination = self.who(asked.source), self.who(asked.destination)
         if source.pod is not None and source.address == destination.address:
             return True  # a pod reaches its own address always
-        for pod, other in ((source, destination), (destination, source)):
-            if pod.pod is not None and other.node is not None and pod.pod.spec.nodeName == other.node:
-                return True  # a pod and its own node
+        if destination.pod is not None and source.node is not None and destination.pod.spec.nodeName == source.node:
+            return True  # a node reaches its own pods
         return self.side("egress", source, destination, destination, asked) and self.side(
             "ingress", destination, source, destination, asked
         )
@@ -114,6 +113,8 @@ class Oracle:
             and selected(policy.spec.podSelector, pod.metadata.labels)
             and direction in directions(policy)
         ]
+        if isolating and peer.node is not None and peer.node == pod.spec.nodeName:
+            return True  # of its own node: no NetworkPolicy denies it
         if isolating:
             return any(self.network_policy_allows(policy, direction, peer, destination, asked) for policy in isolating)
         baseline = self.tier("Baseline", direction, pod, peer, destination, asked)

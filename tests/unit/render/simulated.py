@@ -1,11 +1,11 @@
-"""The forward chain of `table inet percale` as a function: what a table's contents do with a new connection's packet."""
+"""The chains of `table inet percale` as a function: what a table's contents do with a new connection's packet."""
 
 from __future__ import annotations
 
 from percale.model.pod import PROTOCOL_NUMBERS
-from percale.render.nft.objects import Between, Equals, InSet, Match
+from percale.render.nft.objects import INPUT_CHAIN, Between, Equals, InSet, Match
 from percale.render.nft.table_state import TableState
-from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
+from percale.render.policy.base_chains import EGRESS, EGRESS_NODE, INGRESS, SELF
 
 _ICMP = {4: 1, 6: 58}
 
@@ -71,6 +71,14 @@ def passes(held: TableState, packet: Packet) -> bool:
         if verdict is not None and not _returns(held, packet, getattr(verdict, "chain", "")):
             return False
     return True
+
+
+def enters_node(held: TableState, packet: Packet) -> bool:
+    """What the table does with a packet to the node itself."""
+    if INPUT_CHAIN not in held.chains:
+        return True
+    verdict = held.sets[EGRESS_NODE[packet.version]].elements.get(packet.source)
+    return verdict is None or _returns(held, packet, getattr(verdict, "chain", ""))
 
 
 def _returns(held: TableState, packet: Packet, chain: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
+from tests import builders
 
 from percale.kernel.probe_packet import Header, Probe
 from percale.model.manifest.decode import decode_manifest
@@ -15,7 +16,7 @@ from percale.trace.comparison import policy_differences, service_differences, wi
 from percale.trace.evidence import Evidence, Observation, Step
 from percale.trace.hops import NatHop
 
-CLIENT, WEB, VIP = "10.244.1.2", "10.244.2.2", "10.96.0.5"
+CLIENT, WEB, VIP, NODE = "10.244.1.2", "10.244.2.2", "10.96.0.5", "192.168.0.1"
 WORLD = f"""
 apiVersion: v1
 kind: Pod
@@ -60,6 +61,30 @@ def evidence(place: str, destination: str, *steps: Step) -> Evidence:
     probe = Probe.new("TCP", 4, 80, (80,), b"abcd")
     seen = Observation(place, "node", (), steps, (), (), {})
     return Evidence(probe, ip_address(destination), "x/client", 40000, 0, None, (seen,))
+
+
+def own_node_steps(verdict: str, comment: str) -> tuple[Step, ...]:
+    first = Step(1, "inet", "percale", "own-node-input", "jump", False, 5, header=header(CLIENT, NODE), input="a")
+    said = Step(1, "inet", "percale", "egress-node4-abc", verdict, False, 6, comment)
+    return first, said, Step(1, "inet", "percale", "own-node-input", "accept", True, 0)
+
+
+@pytest.mark.parametrize(
+    ("action", "verdict", "told"),
+    [
+        ("Deny", "drop", None),
+        ("Deny", "return", "the kernel passes it (cnp:c#egress[0]), by the policies it is denied"),
+        ("Accept", "drop", "the kernel drops it (cnp:c#egress[0]), by the policies it is allowed"),
+        ("Pass", "drop", "the kernel drops it (cnp:c#egress[0]), by the policies it is allowed (node)"),
+    ],
+)
+def test_what_a_pod_sends_to_its_own_node(action: str, verdict: str, told: str | None) -> None:
+    objects = [*decode_manifest(WORLD.encode(), "world").objects, builders.node("n1", NODE)]
+    objects.append(builders.cluster_policy("c", egress=[{"action": action, "to": [{"nodes": {}}]}]))
+    seen = evidence("n1", NODE, *own_node_steps(verdict, "cnp:c#egress[0]"))
+    differences = list(policy_differences(seen, Evaluator(objects)))
+    assert len(differences) == (told is not None)
+    assert told is None or told in differences[0]
 
 
 def policy_steps(verdict: str, comment: str) -> tuple[Step, ...]:

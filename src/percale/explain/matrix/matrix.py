@@ -1,7 +1,7 @@
 """From pairs of ends to pairs of groups: the ports that all of one get at all of the other, and those that some do.
 
-Called by cli/matrix.py with a `Reach` and a `Grouping`; drawn by `text.py` and `graph.py`. Pure. What no policy decides is
-left out: a pod and itself, a pod and its own node, and pairs without a pod.
+Called by cli/matrix.py with a `Reach` and a `Grouping`; drawn by `text.py` and `graph.py`. Pure. Left out are
+a pod and itself, a pod and its own node, of which NetworkPolicies have no say, and pairs without a pod.
 """
 
 from __future__ import annotations

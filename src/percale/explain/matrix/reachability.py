@@ -6,7 +6,7 @@
 
 Ends that no rule distinguishes are one kind; what a class of policies allows is a partition of the kinds by the ports that
 they get. It says what `Evaluator.evaluate` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
-Pairs in which policies have no say (`always`) are the caller's to leave out.
+Pairs in which NetworkPolicies have no say (`always`) are the caller's to leave out.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def _apply(action: Action, meant: PortSet, peers: Kinds, parts: _Live) -> _Live:
 
 
 def always(source: FlowEnd, destination: FlowEnd) -> bool:
-    """No policy has a say: a pod and itself, a pod and its own node."""
+    """No NetworkPolicy has a say: a pod and itself, a pod and its own node."""
     if source.pod is not None:
         if source.address == destination.address:
             return True

@@ -89,7 +89,7 @@ def reason(decision: Decision, end: FlowEnd, places: Places) -> str:
         case "self":
             words = "allowed: a pod reaches itself"
         case "node":
-            words = "allowed: a pod and its own node reach each other always"
+            words = "allowed: NetworkPolicies do not apply between a pod and its own node"
         case "isolated":
             policies = ", ".join(_policy(each, places) for each in decision.isolating)
             words = f"denied: isolated by {policies}, and no rule allows it"

@@ -39,6 +39,7 @@ from percale.kernel.nftables.messages import (
     RULE_CHAIN,
     RULE_EXPRESSIONS,
     RULE_USERDATA,
+    hook_of,
     table_header,
 )
 from percale.kernel.nftables.set_codec import SET_NAME
@@ -149,7 +150,7 @@ def encode_transaction(
 
 
 def _make_chain(out: Batch, name: str) -> None:
-    out.add(f"chain {name}", NEWCHAIN, text(CHAIN_NAME, name), netlink.CREATE)
+    out.add(f"chain {name}", NEWCHAIN, text(CHAIN_NAME, name) + hook_of(name), netlink.CREATE)
 
 
 def _flush(out: Batch, name: str) -> None:

@@ -40,6 +40,7 @@ from percale.kernel.nftables.messages import (
     TABLE_OF_ANYTHING,
     TABLE_USERDATA,
     header,
+    hook_of,
     table_header,
 )
 from percale.render.nft.objects import POLICY_TABLE, Rule, SetSpec, TableName
@@ -91,7 +92,8 @@ def _read_chains(
         if expected_base is None or name in expected_base.chains:
             of_text[name] = BaseChain(hook, tuple(_canonical_rule(code, userdata) for code, userdata in rules))
         else:
-            others[name] = None if hook else tuple(rule_codec.decode(code, userdata) for code, userdata in rules)
+            own = hook == hook_of(name)
+            others[name] = tuple(rule_codec.decode(code, userdata) for code, userdata in rules) if own else None
     return of_text, others
 
 

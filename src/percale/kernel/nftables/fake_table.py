@@ -16,8 +16,10 @@ from percale.render.policy import base_chains as policy_base
 class FakeNftTable:
     """`state` is the table, None when there is none; `transactions` are all that changed it, in order."""
 
-    def __init__(self, spec: TableSpec = policy_base.TABLE_SPEC, chains: Iterable[str] = ()) -> None:
-        """`chains` are the static text's."""
+    def __init__(
+        self, spec: TableSpec = policy_base.TABLE_SPEC, chains: Iterable[str] = (policy_base.OWN_NODE,)
+    ) -> None:
+        """`chains` are those of the static text that transactions lead to."""
         self.state: TableState | None = None
         self.transactions: list[Transaction] = []
         self.remembered: dict[str, dict[bytes, bytes]] = {}

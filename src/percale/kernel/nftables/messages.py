@@ -6,9 +6,9 @@ import errno
 import struct
 
 from percale.kernel.netlink import socket as netlink
-from percale.kernel.netlink.socket import Request, text
+from percale.kernel.netlink.socket import Request, attribute, text, u32_network
 from percale.kernel.nftables.event_subscriptions import SUBSYSTEM, commit_batch
-from percale.render.nft.objects import TableFamily, TableName
+from percale.render.nft.objects import INPUT_CHAIN, TableFamily, TableName
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
@@ -29,6 +29,14 @@ OBJECT_NAME, OBJECT_TYPE, OBJECT_DATA, OBJECT_USERDATA = 2, 3, 4, 8
 FAMILIES: dict[TableFamily, int] = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
 _HEADER = struct.Struct(">BBH")
 
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
+_NF_INET_LOCAL_IN, _FILTER_PRIORITY, _NF_ACCEPT = 1, 0, 1
+_INPUT_HOOK = (
+    attribute(CHAIN_HOOK, u32_network(_HOOK_NUMBER, _NF_INET_LOCAL_IN) + u32_network(_HOOK_PRIORITY, _FILTER_PRIORITY))
+    + u32_network(CHAIN_POLICY, _NF_ACCEPT)
+    + text(CHAIN_TYPE, "filter")
+)
+
 
 def header(family: TableFamily) -> bytes:
     """The beginning of every message about this family's tables."""
@@ -38,6 +46,11 @@ def header(family: TableFamily) -> bytes:
 def table_header(table: TableName) -> bytes:
     """The beginning of every message about the table."""
     return header(table.family) + text(TABLE_OF_ANYTHING, table.name)
+
+
+def hook_of(chain: str) -> bytes:
+    """The hook of a transaction's chain as attributes, as the kernel dumps them; empty for all but one."""
+    return _INPUT_HOOK if chain == INPUT_CHAIN else b""
 
 
 def remove_table(socket: netlink.Socket, table: TableName) -> bool:

@@ -21,7 +21,18 @@ from msgspec.structs import replace
 
 from percale.errors import KernelError
 from percale.kernel.nftables.bulk_elements import row_of
-from percale.render.nft.objects import SIZES, Chain, ElementBatch, Field, Rule, SetSpec, Transaction, Verdict, joined
+from percale.render.nft.objects import (
+    INPUT_CHAIN,
+    SIZES,
+    Chain,
+    ElementBatch,
+    Field,
+    Rule,
+    SetSpec,
+    Transaction,
+    Verdict,
+    joined,
+)
 from percale.render.nft.table_state import chunks
 
 _TOGETHER = 2048
@@ -141,13 +152,15 @@ def closed(part: Transaction, class_maps: Iterable[str]) -> Transaction:
     verdicts = [each for each in part.put if each.set in maps and each.verdict is not None]
     return Transaction(
         remove=tuple(each for each in part.remove if each.set in maps),
-        put_chains=tuple(_dropping(chain.name) for chain in part.put_chains),
+        put_chains=tuple(_dropping(chain.name for chain in part.put_chains)),
         put=tuple(replace(each, verdict=_DROP) for each in verdicts),
     )
 
 
-def _dropping(name: str) -> Chain:
-    return Chain(name, (Rule((), _DROP, "in place of rules that the kernel does not take"),))
+def _dropping(names: Iterable[str]) -> Iterator[Chain]:
+    """All but the one that every packet to the node itself passes."""
+    rule = Rule((), _DROP, "in place of rules that the kernel does not take")
+    return (Chain(name, (rule,)) for name in names if name != INPUT_CHAIN)
 
 
 def _chains(transaction: Transaction, recreated: set[str]) -> list[Transaction]:
@@ -173,7 +186,7 @@ def _chains(transaction: Transaction, recreated: set[str]) -> list[Transaction]:
         return parts
     again = Transaction(
         put_sets=tuple(spec for spec in transaction.put_sets if spec.name in recreated),
-        put_chains=tuple(map(_dropping, _going(transaction))),
+        put_chains=tuple(_dropping(_going(transaction))),
         put=tuple(each for each in transaction.put if each.set in recreated),
         remove_sets=tuple(recreated),
     )

@@ -14,6 +14,7 @@ from percale.kernel.netlink.socket import string
 from percale.kernel.nftables.set_codec import DYNAMIC_MAP_SIZE
 from percale.model.pod import PROTOCOLS
 from percale.render.nft.objects import (
+    INPUT_CHAIN,
     POLICY_TABLE,
     SIZES,
     Between,
@@ -72,20 +73,25 @@ def to_commands(
     anew_chains = {chain.name for chain in transaction.put_chains} & set(transaction.remove_chains)
     for chain in transaction.put_chains:
         if chain.name not in anew_chains:
-            yield f"add chain {of} {chain.name}"
+            yield _new_chain(chain.name, of)
             yield f"flush chain {of} {chain.name}"
     yield from (f"flush chain {of} {name}" for name in transaction.remove_chains)
     yield from _elements("delete", of, transaction.remove, specs)
     yield from (f"delete set {of} {name}" for name in transaction.remove_sets if name in anew_sets)
     for name in sorted(anew_chains):
         yield f"delete chain {of} {name}"
-        yield f"add chain {of} {name}"
+        yield _new_chain(name, of)
     yield from (_set(spec, of) for spec in transaction.put_sets)
     for chain in transaction.put_chains:
         yield from _rules(chain, of)
     yield from _elements("add", of, transaction.put, now)
     yield from (f"delete set {of} {name}" for name in transaction.remove_sets if name not in anew_sets)
     yield from (f"delete chain {of} {name}" for name in transaction.remove_chains if name not in anew_chains)
+
+
+def _new_chain(name: str, of: str) -> str:
+    hook = " { type filter hook input priority filter; policy accept; }" if name == INPUT_CHAIN else ""
+    return f"add chain {of} {name}{hook}"
 
 
 def _set(spec: SetSpec, of: str) -> str:

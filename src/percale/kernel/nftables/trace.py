@@ -33,13 +33,13 @@ from percale.kernel.nftables.messages import (
 )
 from percale.kernel.nftables.rule_codec import decode_comment
 from percale.kernel.nftables.trace_messages import ACCEPT, BY_RULE, DROP, RETURN, WITH_PORTS, TraceMessage, TraceSocket
-from percale.render.nft.objects import POLICY_TABLE, TableName
+from percale.render.nft.objects import INPUT_CHAIN, POLICY_TABLE, TableName
 from percale.render.objects import OWNER
 
 WATCH_TABLE = f"{OWNER}_watch"
 _WATCH = TableName("inet", WATCH_TABLE)
-JUDGING_CHAIN = "policies"
-"""The base chain of `table inet percale` that evaluates policies."""
+JUDGING_CHAINS = frozenset({"policies", INPUT_CHAIN})
+"""The base chains of `table inet percale`, which evaluate policies."""
 
 _BURST = 50
 """Connections at once whose traces, some five messages each, fit the socket's buffer without root too."""
@@ -119,7 +119,7 @@ class Tracer:
         )
 
     def _step(self, step: TraceMessage) -> Iterator[TracedVerdict]:
-        if step.network and step.chain == JUDGING_CHAIN:
+        if step.network and step.chain in JUDGING_CHAINS:
             self._open[step.packet] = _Run(step.network, step.transport)
             if len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)

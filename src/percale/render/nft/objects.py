@@ -191,8 +191,12 @@ class Rule(Struct, frozen=True):
     statements: tuple[Statement, ...] = ()
 
 
+INPUT_CHAIN = "own-node-input"
+"""The one chain of transactions with a hook: input, of type filter, at priority filter; what it does not decide passes."""
+
+
 class Chain(Struct, frozen=True):
-    """A chain without a hook, reached by jump or goto."""
+    """A chain that is reached by jump or goto, or `INPUT_CHAIN`."""
 
     name: str
     rules: tuple[Rule, ...]

@@ -54,7 +54,7 @@ class TableState(Struct, frozen=True):
     """The text's chains, which are no part of `chains`."""
     sets: Mapping[str, SetState] = field(default_factory=dict)
     chains: Mapping[str, tuple[Rule | None, ...] | None] = field(default_factory=dict)
-    """Rules in order, None for one that we never write; None for a chain with a foreign hook."""
+    """Rules in order, None for one that we never write; None for a chain with another hook than ours."""
     table: TableName = POLICY_TABLE
 
     @classmethod

@@ -1,26 +1,35 @@
 """The static text of `table inet percale`, which enforces policies. Elements and class chains are added by `renderer.py`.
 
     forward ─▶ cut flows drop ─▶ established flows pass ─▶ egress class of the source ─▶ ingress class of the destination
+    input ───▶ cut flows drop ─▶ established flows pass ─▶ egress-node class of the source
 
-No policy applies to a pod in no map. A class chain returns what it allows and drops the rest. The hook is after DNAT and before
-masquerade; traffic between a node and its own pods is never forwarded, so it always passes, as Kubernetes requires.
+No policy applies to a pod in no map. A class chain returns what it allows and drops the rest. The hooks are after DNAT and before
+masquerade. What a node sends to its own pods always passes, and so does what they send to it, as Kubernetes requires of
+NetworkPolicies: only a ClusterNetworkPolicy's egress can deny it. `own-node` has a hook (`INPUT`) while a pod of the node has
+such a policy.
 """
 
 from __future__ import annotations
 
 from percale.render.network.base_chains import DISCOVERY, LONGEST_DISCOVERY
-from percale.render.nft.objects import POLICY_TABLE, SetSpec, TableSpec
+from percale.render.nft.objects import INPUT_CHAIN, POLICY_TABLE, Chain, Rule, SetSpec, TableSpec, Verdict
 
 CUT_MARK = 0x0010_0000
 """Bit of the connection mark: established, and forbidden by a policy now."""
 
 EGRESS = {4: "egress4", 6: "egress6"}
+EGRESS_NODE = {4: "egress-node4", 6: "egress-node6"}
 INGRESS = {4: "ingress4", 6: "ingress6"}
 SELF = {4: "self4", 6: "self6"}
 """Maps and sets of the static text by IP version."""
 
-CLASS_MAPS = frozenset((*EGRESS.values(), *INGRESS.values()))
+CLASS_MAPS = frozenset((*EGRESS.values(), *EGRESS_NODE.values(), *INGRESS.values()))
 """Maps from pod addresses to class chains."""
+
+OWN_NODE = "own-node"
+"""The chain of the static text for what a pod sends to its own node."""
+INPUT = Chain(INPUT_CHAIN, (Rule((), Verdict("jump", OWN_NODE), "a pod's packets to its own node"),))
+"""Put with the first element of the maps `EGRESS_NODE`, and removed with the last."""
 
 TEXT = f"""\
 map egress4 {{
@@ -29,6 +38,16 @@ map egress4 {{
 }}
 
 map egress6 {{
+    type ipv6_addr : verdict
+    comment "the same for IPv6"
+}}
+
+map egress-node4 {{
+    type ipv4_addr : verdict
+    comment "the class of a pod whose packets to its own node ClusterNetworkPolicies deny"
+}}
+
+map egress-node6 {{
     type ipv6_addr : verdict
     comment "the same for IPv6"
 }}
@@ -72,11 +91,21 @@ chain policies {{
     ip daddr vmap @ingress4
     ip6 daddr vmap @ingress6
 }}
+
+chain {OWN_NODE} {{
+    ct mark & {CUT_MARK:#x} == {CUT_MARK:#x} drop comment "no longer allowed"
+    ct state {{ established, related }} accept comment "evaluated as a new connection; the kubelet's probes are answered"
+    icmpv6 type {{ {DISCOVERY} }} accept comment "neighbour discovery"
+    ip saddr vmap @egress-node4
+    ip6 saddr vmap @egress-node6
+}}
 """
 
 SET_SPECS = (
     SetSpec("egress4", ("ipv4_addr",), data="verdict"),
     SetSpec("egress6", ("ipv6_addr",), data="verdict"),
+    SetSpec("egress-node4", ("ipv4_addr",), data="verdict"),
+    SetSpec("egress-node6", ("ipv6_addr",), data="verdict"),
     SetSpec("ingress4", ("ipv4_addr",), data="verdict"),
     SetSpec("ingress6", ("ipv6_addr",), data="verdict"),
     SetSpec("self4", ("ipv4_addr", "ipv4_addr")),

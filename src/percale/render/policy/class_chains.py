@@ -1,7 +1,7 @@
 """Renders a class of pods to its chains and the sets that they use. Called by `renderer.py`.
 
-    class, direction, IP version ─▶ chain ingress4-… : one rule for each peer × ports of each policy rule, then drop
-                                    └─ sets by content: pods-… ports-… nets-… named-… nodes-…
+    class, path, IP version ─▶ chain ingress4-… : one rule for each peer × ports of each policy rule, then drop
+                               └─ sets by content: pods-… ports-… nets-… named-… nodes-…
 
 `percale why` answers from the same compiled rules (policy/), so that what it says is what the kernel does.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from itertools import product
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -33,6 +33,9 @@ from percale.policy.rule_terms import (
     digest,
 )
 from percale.render.nft.objects import Between, Chain, Equals, Field, InSet, Match, Operand, Rule, SetSpec, Verdict
+
+Path: TypeAlias = Direction | Literal["egress-node"]
+"""What a class has chains for: packets that are forwarded from a pod, and to a pod, and what a pod sends to its own node."""
 
 _RETURN, _DROP = Verdict("return"), Verdict("drop")
 _LONGEST_COMMENT = 120
@@ -131,7 +134,7 @@ PolicySet: TypeAlias = PodsSet | NamedPortsSet | PortsSet | NetworksSet | NodesS
 
 
 class ClassChains(Struct, frozen=True):
-    """The chains of a class in one direction: its pods' map elements jump to the first one."""
+    """The chains of a class for one path: its pods' map elements jump to the first one."""
 
     chains: tuple[Chain, ...]
     sets: frozenset[PolicySet]
@@ -142,14 +145,20 @@ def address_field(version: int) -> Field:
     return Family(version).nft_address
 
 
-def class_chains(policies: PolicyClass, direction: Direction, version: int) -> ClassChains | None:
-    """The chains of a class; None when no policy of it applies in this direction."""
+def class_chains(policies: PolicyClass, path: Path, version: int) -> ClassChains | None:
+    """The chains of a class; None when no policy of it applies on this path."""
+    direction: Direction = "egress" if path == "egress-node" else path
     admin, network, baseline = policies.rules_by_tier(direction)
     isolating = policies.isolating(direction)
+    if path == "egress-node":
+        # NetworkPolicies that isolate a pod allow it its own node, and so the tier after them has no say.
+        baseline, isolating = () if isolating else baseline, ()
+        if not any(map(_denies_nodes, (*admin, *baseline))):
+            return None
     if not (admin or isolating or baseline):
         return None
     writer = _RuleWriter(direction, version)
-    name = f"{direction}{version}-{policies.name}"
+    name = f"{path}{version}-{policies.name}"
     after = f"{name}-policies"
     if isolating:
         rest = [*writer.rules(network, on_pass=_RETURN), _default_deny_rule(map(str, isolating))]
@@ -162,6 +171,13 @@ def class_chains(policies: PolicyClass, direction: Direction, version: int) -> C
         first = (*writer.rules(admin, on_pass=onwards), Rule((), onwards, "what no Admin policy decides"))
         chains = (Chain(name, first), Chain(after, tuple(rest)))
     return ClassChains(chains, frozenset(writer.sets))
+
+
+def _denies_nodes(rule: CompiledRule) -> bool:
+    """Whether a node may be among those that the rule denies."""
+    return rule.action == "Deny" and (
+        rule.peers is None or not all(isinstance(peer, PodSelectorTerm) for peer in rule.peers)
+    )
 
 
 def _default_deny_rule(isolating: Iterable[str]) -> Rule:

@@ -23,39 +23,40 @@ from percale.model.pod import PROTOCOL_NUMBERS
 from percale.policy.compiled_policy import PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass, PolicyDelta
 from percale.policy.pod_facts import PodFacts
-from percale.policy.rule_terms import Direction, PodSelectorTerm, PortSpan
+from percale.policy.rule_terms import PodSelectorTerm, PortSpan
 from percale.policy.selector_index import PodDelta
 from percale.render.nft.objects import Chain, ElementBatch, Transaction, Verdict
-from percale.render.policy.base_chains import EGRESS, INGRESS, SELF
+from percale.render.policy.base_chains import EGRESS, EGRESS_NODE, INGRESS, INPUT, SELF
 from percale.render.policy.class_chains import (
     ClassChains,
     DomainSet,
     NamedPortsSet,
     NetworksSet,
     NodesSet,
+    Path,
     PodsSet,
     PolicySet,
     PortsSet,
     class_chains,
 )
 
-_MAPS: dict[Direction, dict[int, str]] = {"egress": EGRESS, "ingress": INGRESS}
+_MAPS: dict[Path, dict[int, str]] = {"egress": EGRESS, "egress-node": EGRESS_NODE, "ingress": INGRESS}
 """IP versions of packed addresses, by their length."""
 
 
 class _ClassKey(NamedTuple):
-    """The chains of a class (its policies) in one direction and IP version."""
+    """The chains of a class (its policies) for one path and IP version."""
 
     policies: str
     """The class's name."""
-    direction: Direction
+    path: Path
     version: int
 
 
 class _RenderedClass(NamedTuple):
     policies: frozenset[PolicyKey]
     chains: ClassChains | None
-    """None: no policy applies in this direction."""
+    """None: no policy applies on this path."""
 
 
 class _ElementKey(NamedTuple):
@@ -181,14 +182,14 @@ class PolicyRenderer:
         keys: list[_ClassKey] = []
         for address in pod.addresses:
             version = Family.of_packed(address)
-            for direction in _MAPS:
-                key = _ClassKey(policies.name, direction, version)
+            for path in _MAPS:
+                key = _ClassKey(policies.name, path, version)
                 if key not in self._classes:
-                    self._classes[key] = _RenderedClass(policies.key_set, class_chains(policies, direction, version))
+                    self._classes[key] = _RenderedClass(policies.key_set, class_chains(policies, path, version))
                 chains = self._classes[key].chains
                 if chains is not None:
                     keys.append(key)
-                    elements[_ElementKey(_MAPS[direction][version], address)] = Verdict("jump", chains.chains[0].name)
+                    elements[_ElementKey(_MAPS[path][version], address)] = Verdict("jump", chains.chains[0].name)
                     elements[_ElementKey(SELF[version], address * 2)] = None
         return elements, tuple(keys)
 
@@ -214,7 +215,10 @@ class PolicyRenderer:
         self._classes = {key: self._classes[key] for key in used}
 
     def _chains(self) -> dict[str, Chain]:
-        return {chain.name: chain for chains in self._rendered() for chain in chains.chains}
+        chains = {chain.name: chain for chains in self._rendered() for chain in chains.chains}
+        if any(key.path == "egress-node" and each.chains is not None for key, each in self._classes.items()):
+            chains[INPUT.name] = INPUT
+        return chains
 
     def _rendered(self) -> Iterator[ClassChains]:
         return (each.chains for each in self._classes.values() if each.chains is not None)

@@ -93,10 +93,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unknown_pods, "_LONGEST_RETRY", 0.01)
 
 
-def allowed(agent: PolicyController, direction: Direction = "ingress") -> bool:
+def allowed(agent: PolicyController, direction: Direction = "ingress", other: str = "192.0.2.7") -> bool:
     """By the evaluator, from which the kernel's rules are made, and by the maps of its table."""
     evaluator = agent.evaluator
-    here, there = evaluator.flow_end(ADDRESS.packed), evaluator.flow_end(ip_address("192.0.2.1").packed)
+    here, there = evaluator.flow_end(ADDRESS.packed), evaluator.flow_end(ip_address(other).packed)
     source, destination = (here, there) if direction == "egress" else (there, here)
     verdict = evaluator.evaluate(Flow(source, destination, "TCP", 80))
     decision = verdict.egress if direction == "egress" else verdict.ingress
@@ -105,6 +105,23 @@ def allowed(agent: PolicyController, direction: Direction = "ingress") -> bool:
     }
     assert decision.allowed or f"{direction}4" in mapped
     return decision.allowed
+
+
+@pytest.mark.parametrize("by_cluster_policy", [False, True])
+async def test_a_pod_that_nobody_knows_reaches_its_own_node_unless_a_cluster_policy_may_deny_it(
+    by_cluster_policy: bool,
+) -> None:
+    store = Away()
+    others = {"podSelector": {"matchLabels": {"app": "other"}}}
+    subject = {"pods": {"namespaceSelector": {}, **others}}
+    await store.put(builders.policy("for-others", namespace="x", **others))
+    if by_cluster_policy:
+        await store.put(builders.cluster_policy(subject=subject, egress=[{"action": "Deny", "to": [{"nodes": {}}]}]))
+    await store.put(builders.node("n1", "192.0.2.1"))
+    async with agent_of(store) as (agent, _):
+        await agent.before_add(attachment())
+        assert allowed(agent, "ingress", "192.0.2.1")
+        assert allowed(agent, "egress", "192.0.2.1") is not by_cluster_policy
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -11,7 +11,7 @@ from tests.snapshots import snapshot
 
 from percale.errors import KernelError
 from percale.kernel.nftables.portions import apply_in_portions, merged, steps
-from percale.render.nft.objects import Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict
+from percale.render.nft.objects import INPUT_CHAIN, Chain, ElementBatch, Rule, SetSpec, Transaction, Verdict
 from percale.render.nft.table_state import TableState, diff
 from percale.render.policy.base_chains import CLASS_MAPS, SET_SPECS
 from percale.render.service.base_chains import SET_SPECS as SERVICE_SET_SPECS
@@ -32,6 +32,7 @@ def test_all_parts_in_their_order_are_the_whole(before: int, after: int) -> None
     for step in steps(change, specs_of(start)):
         for part in step:
             now = now.apply(part)
+            assert all(rule and rule.verdict != Verdict("drop") for rule in now.chains.get(INPUT_CHAIN) or ())
     assert now == start.apply(change)
 
 
@@ -64,6 +65,15 @@ class Table:
         ):
             raise KernelError("no", errno=errno.EINVAL)
         self.state = self.state.apply(transaction)
+
+
+def test_the_chain_that_all_packets_to_the_node_pass_never_drops_in_place_of_another() -> None:
+    table = Table(bad=frozenset({"one", INPUT_CHAIN}))
+    jump, allowing = Rule((), Verdict("jump", "one"), ""), Rule((), Verdict("return"), "")
+    change = Transaction(put_chains=(Chain("one", (allowing,)), Chain(INPUT_CHAIN, (jump,))))
+    refused = apply_in_portions(change, table.specs, table.make, CLASS_MAPS)
+    assert len(refused) == 2
+    assert table.state.chains.keys() == {"one"}
 
 
 def some_addresses(count: int) -> bytes:

@@ -9,24 +9,28 @@ from typing import Any
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests import builders
 from tests.builders import cluster_policy
 from tests.unit.policy.oracle import Question
 from tests.unit.policy.small_worlds import NODES, Change, changes, placings, puts, removals, worlds
 from tests.unit.policy.test_evaluator import QUESTIONS, asked
-from tests.unit.render.simulated import Packet, passes
+from tests.unit.render.simulated import Packet, enters_node, passes
 
 from percale.model.clusternetworkpolicy import ClusterNetworkPolicy
 from percale.model.meta import Object, ObjectKey, ObjectMeta
+from percale.model.networkpolicy import NetworkPolicy
 from percale.model.node import Node
 from percale.model.pod import Pod
 from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
 from percale.policy.evaluator import Evaluator, PolicyDelta
+from percale.render.nft.objects import INPUT_CHAIN
 from percale.render.nft.table_state import TableState, diff
-from percale.render.policy.base_chains import SET_SPECS
+from percale.render.policy.base_chains import OWN_NODE, SET_SPECS
 from percale.render.policy.renderer import PolicyRenderer
 
 NODE = next(iter(NODES))
+BARE = TableState.bare(SET_SPECS, (OWN_NODE,))
 
 
 def changed(evaluator: Evaluator, change: Change) -> PolicyDelta:
@@ -34,11 +38,11 @@ def changed(evaluator: Evaluator, change: Change) -> PolicyDelta:
 
 
 def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
-    """The verdicts of this node's rules; flows between a pod and its node never pass them."""
+    """The verdicts of this node's rules; those of another node with its own pods never pass them."""
     found = {}
     for question in QUESTIONS:
         verdict = asked(evaluator, question)
-        if verdict.egress.why == "node":
+        if verdict.ingress.why == "node" and not is_entering(evaluator, question):
             continue
         ends = ((verdict.egress, question.source), (verdict.ingress, question.destination))
         found[question] = all(
@@ -54,8 +58,13 @@ def disagreements(evaluator: Evaluator, held: TableState) -> list[Question]:
     return [
         question
         for question, allowed in allowed_here(evaluator).items()
-        if passes(held, packet_of(question)) != allowed
+        if (enters_node if is_entering(evaluator, question) else passes)(held, packet_of(question)) != allowed
     ]
+
+
+def is_entering(evaluator: Evaluator, question: Question) -> bool:
+    """Whether it is to the node itself, not forwarded."""
+    return evaluator.flow_end(ip_address(question.destination).packed).node == NODE
 
 
 def packet_of(question: Question) -> Packet:
@@ -67,7 +76,7 @@ def packet_of(question: Question) -> Packet:
 def test_transactions_lead_from_any_state_to_any_other(opening: list[Object], batches: list[list[Change]]) -> None:
     evaluator = Evaluator()
     renderer = PolicyRenderer(evaluator, NODE)
-    held = TableState.bare(SET_SPECS)
+    held = BARE
     steps: list[Sequence[Change]] = [opening, *batches]
     for batch in steps:
         held = held.apply(renderer.update([changed(evaluator, change) for change in batch]))
@@ -142,7 +151,7 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
     """Another IPAM may have given it away."""
     evaluator = Evaluator()
     renderer = PolicyRenderer(evaluator, NODE)
-    held = TableState.bare(SET_SPECS)
+    held = BARE
     lease = SubnetLease(
         metadata=ObjectMeta(name="l"), spec=SubnetLeaseSpec(node="n2", subnet=IPv4Network("10.0.8.0/24"))
     )
@@ -161,6 +170,30 @@ def test_a_pod_that_has_a_nodes_address_is_no_node_in_the_table_either(address: 
     assert reaching.source in renderer.affected_addresses
     assert not passing(evaluator.remove(Pod, ObjectKey("x", "b")))
     assert reaching.source in renderer.affected_addresses
+
+
+def test_the_input_hook_is_there_while_a_pod_may_not_reach_its_own_node() -> None:
+    """What costs every packet to the node itself; rules that no node is a peer of, and NetworkPolicies, need none."""
+    evaluator = Evaluator()
+    renderer = PolicyRenderer(evaluator, NODE)
+    held = BARE
+
+    def hooked(touched: PolicyDelta) -> bool:
+        nonlocal held
+        held = held.apply(renderer.update([touched]))
+        assert not diff(held, renderer.snapshot())
+        return INPUT_CHAIN in held.chains
+
+    assert not hooked(evaluator.put(pod("a", "10.0.1.1")))
+    assert not hooked(evaluator.put(builders.policy(namespace="x", podSelector={}, policyTypes=["Egress"])))
+    assert not hooked(evaluator.put(denying("a", {"namespaces": {}})))
+    assert not hooked(evaluator.put(denying("b", {"nodes": {}})))
+    assert hooked(evaluator.put(denying("a", {"nodes": {}})))
+    baseline = denying("a", {"nodes": {}})
+    isolated = replace(baseline, spec=replace(baseline.spec, tier="Baseline"))
+    assert not hooked(evaluator.put(isolated))
+    assert hooked(evaluator.remove(NetworkPolicy, ObjectKey("x", "policy")))
+    assert not hooked(evaluator.remove(Pod, ObjectKey("x", "a")))
 
 
 @given(st.lists(changes, max_size=12))
