@@ -338,11 +338,8 @@ class Evaluator:
             return Decision(direction, True, "self")
         if _own_node(destination, source):
             return Decision(direction, True, "node")
-        to_own_node = _own_node(source, destination)
-        if to_own_node and direction == "ingress":
-            return Decision(direction, True, "node")
         subject, peer = (source, destination) if direction == "egress" else (destination, source)
-        return self._decided_by_rules(direction, subject.pod, peer, flow, exempt=to_own_node)
+        return self._decided_by_rules(direction, subject.pod, peer, flow, exempt=_own_node(source, destination))
 
     def _decided_by_rules(
         self, direction: Direction, subject: PodFacts | None, peer: FlowEnd, flow: Flow, *, exempt: bool

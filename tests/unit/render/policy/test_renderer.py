@@ -37,15 +37,19 @@ def changed(evaluator: Evaluator, change: Change) -> PolicyDelta:
     return evaluator.put(change) if isinstance(change, Object) else evaluator.remove(*change)
 
 
-def allowed_here(evaluator: Evaluator) -> dict[Question, bool]:
-    """The verdicts of this node's rules; those of another node with its own pods never pass them."""
+def allowed_here(evaluator: Evaluator) -> dict[tuple[Question, bool], bool]:
+    """The verdicts of this node's rules, by flow and whether it is to the node itself, not forwarded.
+
+    What a node sends to its own pods never passes them.
+    """
     found = {}
     for question in QUESTIONS:
         verdict = asked(evaluator, question)
-        if verdict.ingress.why == "node" and not is_entering(evaluator, question):
+        if verdict.ingress.why == "node":
             continue
         ends = ((verdict.egress, question.source), (verdict.ingress, question.destination))
-        found[question] = all(
+        entering = evaluator.flow_end(ip_address(question.destination).packed).node == NODE
+        found[question, entering] = all(
             decision.allowed
             for decision, address in ends
             if (pod := evaluator.flow_end(ip_address(address).packed).pod) is not None and pod.node == NODE
@@ -57,14 +61,9 @@ def disagreements(evaluator: Evaluator, held: TableState) -> list[Question]:
     """Flows for which the table decides otherwise than the evaluator."""
     return [
         question
-        for question, allowed in allowed_here(evaluator).items()
-        if (enters_node if is_entering(evaluator, question) else passes)(held, packet_of(question)) != allowed
+        for (question, entering), allowed in allowed_here(evaluator).items()
+        if (enters_node if entering else passes)(held, packet_of(question)) != allowed
     ]
-
-
-def is_entering(evaluator: Evaluator, question: Question) -> bool:
-    """Whether it is to the node itself, not forwarded."""
-    return evaluator.flow_end(ip_address(question.destination).packed).node == NODE
 
 
 def packet_of(question: Question) -> Packet:
@@ -100,9 +99,9 @@ def test_addresses_with_other_verdicts_are_affected(opening: list[Object], batch
     for batch in (pods, *batches):
         renderer.update([changed(evaluator, change) for change in batch])
         before, now = now, allowed_here(evaluator)
-        for question in before.keys() & now.keys():
-            ends = {ip_address(each).packed for each in (question.source, question.destination)}
-            assert before[question] == now[question] or ends & renderer.affected_addresses, question
+        for key in before.keys() & now.keys():
+            ends = {ip_address(each).packed for each in (key[0].source, key[0].destination)}
+            assert before[key] == now[key] or ends & renderer.affected_addresses, key
         event("a verdict changes" if before != now else "no verdict changes")
 
 
