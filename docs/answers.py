@@ -80,6 +80,7 @@ ANSWERS: Mapping[str, Answer] = {
     "lab label": Answer(),
     "lab list": Answer("shown", json={"an array": RunningLab}),
     "lab logs": Answer("shown"),
+    "lab migrate": Answer(),
     "lab node": Answer("the program's own", other=_PROGRAM),
     "lab probe": Answer("allowed", "refused, unreachable, timeout", {"": ProbeDocument}),
     "lab remove-node": Answer(),

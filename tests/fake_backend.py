@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from percale.backend.peer_path import paths, type_problem
-from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
+from percale.backend.protocol import ExclusiveId, KernelBackend, LocalNode, PeerObjects
 from percale.backend.registry import BACKENDS
 from percale.cli.main import main
 from percale.errors import StateError
@@ -76,15 +76,12 @@ class FakeProcess:
         self._pid_file.unlink(missing_ok=True)
 
 
-class FakeBackend:
+class FakeBackend(KernelBackend):
     """A tunnel whose key is made once and published in the lease, as wireguard's."""
 
     type = FAKE
     keeps_state = True
-    session_ports = ()
     process: FakeProcess | None = None
-    bgp = None
-    key_renewal = None
 
     def __init__(self, options: FakeOptions) -> None:
         self._options = options

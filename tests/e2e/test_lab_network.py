@@ -288,6 +288,24 @@ def test_a_node_that_cannot_be_is_none(web: Person) -> None:
     assert "there are node1, node2, node3" in web.complaint("lab", "remove-node", "n4")
 
 
+def test_another_backend_for_all_nodes(percale: Person) -> None:
+    percale("lab", "up", "-f", "examples/lab/one-segment.yaml", "-f", "examples/lab/workloads.yaml")
+    assert percale.out("lab", "migrate", "--backend", "host-gw") == "3 nodes have host-gw instead of vxlan\n"
+    assert re.findall(r"\d (?:direct|tunnel)", percale.out("lab", "status")) == ["2 direct"] * 3
+    source, target = (on(percale, f"node{number}", "dns") for number in (1, 2))
+    assert percale.probe(source, target, "53") == "allowed"
+    assert "the nodes have host-gw; its options are" in percale.complaint("lab", "migrate", "--backend", "host-gw")
+    assert "nodes have no bgp beside another backend" in percale.complaint("lab", "migrate", "--backend", "bgp")
+
+
+def test_a_backend_that_would_not_reach_a_node_is_not_taken(web: Person) -> None:
+    said = web.complaint("lab", "migrate", "--backend", "host-gw")
+    assert "the nodes keep their backend: by host-gw they would not reach node" in said
+    assert "is behind a gateway" in said
+    assert "backend vxlan," in web.out("lab", "status")
+    assert web.probe(on(web, "node1", "dns"), on(web, "node3", "dns"), "53") == "allowed"
+
+
 def test_several_people_may_restart_and_remove_a_node_at_once(web: Person) -> None:
     def at_once(*arguments: str) -> list[str]:
         """What each says on stderr."""

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from tests import waiting
 from tests.kernel.conftest import Space
 from tests.kernel.inside import inside
@@ -25,6 +26,8 @@ from percale.agent.network.network_tables import NetworkTables
 from percale.backend.interface_selection import InterfaceOptions, local_node, select_interface
 from percale.backend.protocol import LocalNode, lease_spec
 from percale.backend.registry import make_backend
+from percale.backend.state_dir import BACKEND_STATE, load_state
+from percale.backend.transition import Transition
 from percale.backend.wireguard import key_file
 from percale.backend.wireguard.backend import WireguardBackend
 from percale.errors import BadConfig
@@ -34,7 +37,7 @@ from percale.kernel.reconciler.reconciler import Reconciler
 from percale.kernel.rtnl.driver import KernelDriver
 from percale.model.ip_family import Family
 from percale.model.netconf import network_config
-from percale.model.subnet_lease import NodeSubnets, SubnetLease, make_lease
+from percale.model.subnet_lease import OTHER_BACKEND, NodeSubnets, SubnetLease, make_lease
 from percale.render.network.pod_veth import source_elements
 from percale.render.network.tunnels import peer_element, tunnel_elements
 
@@ -133,9 +136,7 @@ class Node(Machine):
         """A new life of the agent; the reconciler closes the driver."""
         self._config = network_config(document)
         self._backend = make_backend(self._config)
-        if self._backend.keeps_state:
-            self._state.mkdir(mode=0o700, exist_ok=True)
-            self._backend.load(self._state)
+        await load_state(self._backend, self._state)
         driver = KernelDriver(NetnsThread(self.space.descriptor))
         self.reconciler = Reconciler(driver, on_problem=lambda source, error: self.problems.append(source))
         await self.reconciler.start()
@@ -145,7 +146,7 @@ class Node(Machine):
     async def renew_key(self) -> None:
         """As the agent does where somebody has removed it."""
         assert isinstance(self._backend, WireguardBackend)
-        (self._state / key_file.FILE).unlink()
+        (self._state / BACKEND_STATE / self._backend.type / key_file.FILE).unlink()
         assert self._backend.renew_key()
         self.render()
         await self.reconciler.wait_idle()
@@ -176,7 +177,13 @@ class Node(Machine):
 
     @property
     def lease(self) -> SubnetLease:
-        return make_lease(lease_spec(self._backend, self.local))
+        made, other = make_lease(lease_spec(self._backend, self.local)), self._backend.other_backend(self.local)
+        return replace(made, metadata=replace(made.metadata, annotations={OTHER_BACKEND: other} if other else {}))
+
+    def take_new_backend(self) -> None:
+        """From now on its lease says the one to which the cluster changes."""
+        assert isinstance(self._backend, Transition)
+        self._backend.moved = True
 
     def know(self, *leases: SubnetLease) -> None:
         """These are all the peers, from now on."""

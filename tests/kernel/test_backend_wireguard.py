@@ -57,6 +57,19 @@ async def test_pods_on_two_segments_to_the_last_byte_and_after_the_device_was_de
     assert dict(one.reconciler.problems) == {}
 
 
+async def test_beside_vxlan_each_node_is_sent_to_as_its_lease_says(fabric: Fabric) -> None:
+    one, two = await fabric.pair({**WIREGUARD, "PreviousBackend": {"Type": "vxlan"}})
+    await reaches(one, two)
+    two.take_new_backend()
+    one.know(two.lease)
+    await one.synced()
+    assert "dev flannel-wg" in one.sh("ip route show 10.244.2.0/24")
+    assert "dev flannel.1" in two.sh("ip route show 10.244.1.0/24")
+    await reaches(one, two)
+    await reaches(two, one)
+    assert dict(one.reconciler.problems) == dict(two.reconciler.problems) == {}
+
+
 @pytest.mark.parametrize(
     ("mode", "endpoint"), [("auto", "192.168.1.2:51820"), ("ipv4", "192.168.1.2:51820"), ("ipv6", "[fd00:1::2]:51820")]
 )

@@ -13,7 +13,7 @@ from percale import __version__
 from percale.agent.metrics import GaugeValues, Metrics
 from percale.agent.network.underlay import UNDERLAY
 from percale.agent.problems import Problem, Problems
-from percale.agent.status import Addresses, BgpStatus, Peer, Pod, Status
+from percale.agent.status import Addresses, BgpStatus, OtherBackend, Peer, Pod, Status
 from percale.cni.operations import Unready
 from percale.kernel.reconciler.reconciler import Reconciler
 
@@ -22,6 +22,7 @@ class NetworkStatus(Struct, frozen=True):
     """What a node's network contributes to `Status`; fields that are not known are None or empty."""
 
     backend: str | None = None
+    otherBackend: OtherBackend | None = None
     mtu: int | None = None
     interface: str | None = None
     publicIPs: tuple[str, ...] = ()

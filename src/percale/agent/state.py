@@ -34,6 +34,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     ipv6Subnet: IPv6Network | None = None
     macs: dict[str, str] = {}
     blocks: tuple[str, ...] = ()
+    backend: str = ""
 
     def __post_init__(self) -> None:
         for block in self.blocks:
@@ -79,6 +80,15 @@ class NodeState:
     def blocks(self) -> tuple[IPNetwork, ...]:
         """This node's of IP pools."""
         return tuple(map(parse_network, self._document.blocks))
+
+    @property
+    def backend(self) -> str:
+        """By which peers reach this node; empty before the first start."""
+        return self._document.backend
+
+    def save_backend(self, backend: str) -> None:
+        """They do so now."""
+        self._save(replace(self._document, backend=backend))
 
     def save_blocks(self, blocks: Iterable[IPNetwork]) -> None:
         """It has these."""

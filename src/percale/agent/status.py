@@ -71,6 +71,14 @@ class Addresses(msgspec.Struct, frozen=True):
     free: int
 
 
+class OtherBackend(msgspec.Struct, frozen=True):
+    """Which this node has beside `backend`, while the cluster changes from one to another."""
+
+    type: str
+    waitingFor: tuple[str, ...]
+    """The nodes that have the previous one alone, or are not to be reached by the new one, with the reason."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Fields that are not known yet are None or empty."""
 
@@ -82,6 +90,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     waitingFor: tuple[str, ...]
     """Why it is not ready."""
     backend: str | None
+    otherBackend: OtherBackend | None
     mtu: int | None
     interface: str | None
     publicIPs: tuple[str, ...]

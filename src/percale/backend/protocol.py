@@ -147,6 +147,9 @@ class Backend(Protocol):
     def lease_data(self, node: LocalNode) -> Mapping[Family, BackendData]:
         """This node's `backendData` and `backendV6Data`, for its peers; a family without any is left out."""
 
+    def other_backend(self, node: LocalNode) -> str | None:
+        """The lease's annotation OTHER_BACKEND, while the node has two."""
+
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
         """What only one node can have of a lease's backend data."""
 
@@ -177,7 +180,7 @@ def lease_spec(backend: Backend, node: LocalNode) -> SubnetLeaseSpec:
 
 
 class KernelBackend:
-    """What is the same for every backend that the kernel does alone: no state, no process."""
+    """What is the same for most backends: no state, no process, nothing for peers to know."""
 
     keeps_state = False
     process: BackendProcess | None = None
@@ -195,6 +198,9 @@ class KernelBackend:
     def lease_data(self, node: LocalNode) -> Mapping[Family, BackendData]:
         """None needed."""
         return {}
+
+    def other_backend(self, node: LocalNode) -> str | None:
+        """None."""
 
     def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
         """None."""

@@ -11,6 +11,7 @@ from percale.backend.extension.backend import ExtensionBackend
 from percale.backend.host_gw import HostGw
 from percale.backend.ipip import IpipBackend
 from percale.backend.protocol import Backend
+from percale.backend.transition import Transition
 from percale.backend.udp.backend import UdpBackend
 from percale.backend.vxlan import VxlanBackend
 from percale.backend.wireguard.backend import WireguardBackend
@@ -30,5 +31,8 @@ BACKENDS: dict[str, Callable[[Any], Backend]] = {
 
 
 def make_backend(config: NetworkConfig) -> Backend:
-    """For the backend's type and options, which are valid already."""
-    return BACKENDS[config.backend_type](config.options)
+    """For the backend's type and options, which are valid already; with a previous one for both."""
+    made = BACKENDS[config.backend_type](config.options)
+    if config.previous is None:
+        return made
+    return Transition(BACKENDS[config.previous.type](config.previous.options), made)

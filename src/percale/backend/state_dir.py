@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
 from percale.backend.protocol import Backend
 from percale.backend.registry import BACKENDS
+from percale.backend.transition import Transition
 from percale.errors import StateError
 from percale.model.backend_options import OPTIONS
 
@@ -17,21 +19,23 @@ BACKEND_STATE = "backend"
 
 async def load_state(backend: Backend, state_dir: Path) -> None:
     """Load what this backend keeps, after those before it have ended. Raises StateError."""
-    await retire_backends(state_dir, keep=backend.type)
-    if backend.keeps_state:
-        directory = state_dir / BACKEND_STATE / backend.type
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(f"cannot be made: {error.strerror}", where=str(directory)) from error
-        backend.load(directory)
+    parts = backend.parts if isinstance(backend, Transition) else (backend,)
+    await retire_backends(state_dir, keep={each.type for each in parts})
+    for each in parts:
+        if each.keeps_state:
+            directory = state_dir / BACKEND_STATE / each.type
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StateError(f"cannot be made: {error.strerror}", where=str(directory)) from error
+            each.load(directory)
 
 
-async def retire_backends(state_dir: Path, *, keep: str | None = None) -> list[Path]:
+async def retire_backends(state_dir: Path, *, keep: Container[str] = ()) -> list[Path]:
     """End the processes of this node's other backends, and remove what they kept: the directories. Raises StateError."""
     removed = []
     for directory in sorted((state_dir / BACKEND_STATE).glob("*")):
-        if directory.name == keep:
+        if directory.name in keep:
             continue
         if directory.name in BACKENDS:
             before = BACKENDS[directory.name](OPTIONS[directory.name]())

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from percale.suggestion import first_few
 from percale.text_columns import table
 
 if TYPE_CHECKING:
-    from percale.agent.status import Peer, Status
+    from percale.agent.status import OtherBackend, Peer, Status
 
 
 @click.command()
@@ -89,7 +90,15 @@ def lines(status: Status, now: float) -> Iterator[str]:
 def _backend(status: Status) -> str:
     if status.backend == "none":
         return "none: policies only, the network is another plugin's"
-    return f"{status.backend}, pods' MTU {status.mtu}" if status.backend else "unknown yet"
+    if not status.backend:
+        return "unknown yet"
+    return f"{status.backend}, pods' MTU {status.mtu}{_other_backend(status.otherBackend)}"
+
+
+def _other_backend(other: OtherBackend | None) -> str:
+    if other is None:
+        return ""
+    return f"; {other.type} beside it{f', waiting for {first_few(other.waitingFor)}' if other.waitingFor else ''}"
 
 
 def _state(peer: Peer) -> str:

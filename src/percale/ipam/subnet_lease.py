@@ -27,7 +27,15 @@ from percale.ipam.subnet_plan import (
 )
 from percale.model.addresses import IPAddress
 from percale.model.netconf import NetworkConfig
-from percale.model.subnet_lease import MACHINE, RESERVED, NodeSubnets, SubnetLease, SubnetLeaseSpec, make_lease
+from percale.model.subnet_lease import (
+    MACHINE,
+    OTHER_BACKEND,
+    RESERVED,
+    NodeSubnets,
+    SubnetLease,
+    SubnetLeaseSpec,
+    make_lease,
+)
 from percale.store.protocol import Store
 
 TTL = 24 * 3600.0
@@ -113,16 +121,20 @@ class HeldLease:
         self._writing = asyncio.Lock()
         self.lease = lease
 
-    async def update(self, spec: SubnetLeaseSpec) -> None:
-        """Publish another public address or backend data. An equal spec writes nothing."""
+    async def update(self, spec: SubnetLeaseSpec, other_backend: str | None = None) -> None:
+        """Publish another public address or backend data. Equal ones write nothing."""
         if spec.subnets != self.lease.spec.subnets:
             raise ValueError("a lease's subnets never change")
-        if spec != self.lease.spec:
-            await self._put(spec)
+        if (spec, other_backend) != (self.lease.spec, self._other_backend):
+            await self._put(spec, other_backend)
 
     async def renew(self) -> None:
         """Write the lease again, even if it expired or was deleted. Raises BadConfig, StoreUnavailable."""
-        await self._put(self.lease.spec)
+        await self._put(self.lease.spec, self._other_backend)
+
+    @property
+    def _other_backend(self) -> str | None:
+        return self.lease.metadata.annotations.get(OTHER_BACKEND)
 
     async def keep_renewed(
         self,
@@ -153,7 +165,7 @@ class HeldLease:
             if RESERVED not in self.lease.metadata.annotations:
                 await _delete(self._store, self.lease)
 
-    async def _put(self, spec: SubnetLeaseSpec) -> None:
+    async def _put(self, spec: SubnetLeaseSpec, other_backend: str | None) -> None:
         """Overwrite our own lease, whatever its version; never another node's."""
         async with self._writing:
             while True:
@@ -165,6 +177,7 @@ class HeldLease:
                         hint="restart the agent to claim another one",
                     )
                 lease = msgspec.structs.replace(_updated(current or self.lease, self._claimant), spec=spec)
+                lease = _with_other_backend(lease, other_backend)
                 version = (current.metadata.resourceVersion or "") if current is not None else ""
                 try:
                     self.lease = await _put(self._store, lease, expect=version)
@@ -244,6 +257,12 @@ def _updated(lease: SubnetLease, claimant: Claimant) -> SubnetLease:
     annotations = {**lease.metadata.annotations, MACHINE: claimant.machine}
     metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
     return msgspec.structs.replace(lease, metadata=metadata, spec=claimant.spec_for(lease.spec.subnets))
+
+
+def _with_other_backend(lease: SubnetLease, other_backend: str | None) -> SubnetLease:
+    annotations = {**lease.metadata.annotations, OTHER_BACKEND: other_backend}
+    given = {key: text for key, text in annotations.items() if text is not None}
+    return msgspec.structs.replace(lease, metadata=msgspec.structs.replace(lease.metadata, annotations=given))
 
 
 async def _put(store: Store, lease: SubnetLease, *, expect: str) -> SubnetLease:

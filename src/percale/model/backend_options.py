@@ -26,6 +26,8 @@ class BackendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     """What packets it carries."""
     has_device: ClassVar[bool] = False
     """Packets to peers leave by a device of its own, which has the first address of the node's subnet."""
+    kernel_alone: ClassVar[bool] = True
+    """No program carries packets or brings routes: it can be beside another backend."""
     routes_peers: ClassVar[bool] = True
     """The agent brings the routes to other nodes' subnets."""
 
@@ -80,6 +82,7 @@ class HostGwOptions(BackendOptions, frozen=True):
 class BgpOptions(BackendOptions, frozen=True):
     """`BFD`: nodes notice each other's silence within a second. All else is in Calico's objects."""
 
+    kernel_alone = False
     bfd: bool = msgspec.field(default=False, name="BFD")
 
 
@@ -88,6 +91,7 @@ class UdpOptions(BackendOptions, frozen=True):
 
     families = (Family.IPV4,)
     has_device = True
+    kernel_alone = False
     port: Port = 8285
 
     @property
@@ -147,6 +151,7 @@ class AllocOptions(BackendOptions, frozen=True):
 class ExtensionOptions(AllocOptions, frozen=True):
     """Commands of the operator's own; no shell reads them."""
 
+    kernel_alone = False
     pre_startup_command: str = ""
     post_startup_command: str = ""
     subnet_add_command: str = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,12 +45,25 @@ class SubnetRange(Struct, frozen=True):
         return (int(self.last.network_address) - int(self.first.network_address)) // step + 1
 
 
+class PreviousBackend(Struct, frozen=True):
+    """From which the cluster changes to the other: nodes have both meanwhile."""
+
+    type: str
+    options: BackendOptions
+
+
 class NetworkConfig(Struct, frozen=True):
     """A valid net-conf.json; at least one family is configured, IPv4 first."""
 
     families: Mapping[Family, SubnetRange]
     backend_type: str
     options: BackendOptions
+    previous: PreviousBackend | None = None
+
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        """UDP ports at which nodes take packets for pods."""
+        return (*self.options.tunnel_ports, *(self.previous.options.tunnel_ports if self.previous is not None else ()))
 
     @property
     def networks(self) -> tuple[IPNetwork, ...]:
@@ -74,6 +87,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     ipv6_subnet_min: str | None = msgspec.field(default=None, name="IPv6SubnetMin")
     ipv6_subnet_max: str | None = msgspec.field(default=None, name="IPv6SubnetMax")
     backend: dict[str, Any] = {}
+    previous_backend: dict[str, Any] | None = None
+    """Percale's own key."""
 
     def by_family(self) -> dict[Family, _Given]:
         return {
@@ -139,21 +154,50 @@ def parse_network_config(text: str, source: str = "net-conf.json") -> NetworkCon
 def network_config(document: Mapping[str, Any], source: str = "net-conf.json") -> NetworkConfig:
     """The same for a document that is decoded already (the agent's inline `network`). Raises BadNetworkConfig."""
     raw = _typed(_Document, document, "", source)
-    backend_type, options = _backend(raw.backend, source)
+    backend_type, options = _backend(raw.backend, "Backend", source)
     if not (raw.enable_ipv4 or raw.enable_ipv6):
         raise BadNetworkConfig("EnableIPv4 and EnableIPv6 are both false", where=source, hint="enable one of them")
     families = {
         family: _subnet_range(family, given, source) for family, given in raw.by_family().items() if given.enabled
     }
+    _check_families(backend_type, options, families, "Backend", source)
+    return NetworkConfig(families, backend_type, options, _previous(raw, backend_type, options, families, source))
+
+
+def _check_families(
+    backend_type: str, options: BackendOptions, families: Collection[Family], key: str, source: str
+) -> None:
     if beyond := [family for family in families if family not in options.families]:
         raise BadNetworkConfig(
-            f'Backend.Type: "{backend_type}" does not carry IPv{beyond[0]}',
+            f'{key}.Type: "{backend_type}" does not carry IPv{beyond[0]}',
             where=source,
             hint="leave out EnableIPv6, or use vxlan",
         )
     if (problem := options.problem(families)) is not None:
-        raise BadNetworkConfig(f"Backend.{problem}", where=source)
-    return NetworkConfig(families, backend_type, options)
+        raise BadNetworkConfig(f"{key}.{problem}", where=source)
+
+
+def _previous(
+    raw: _Document, backend_type: str, options: BackendOptions, families: Collection[Family], source: str
+) -> PreviousBackend | None:
+    if raw.previous_backend is None:
+        return None
+    found = PreviousBackend(*_backend(raw.previous_backend, "PreviousBackend", source))
+    _check_families(found.type, found.options, families, "PreviousBackend", source)
+    if found.type == backend_type:
+        raise BadNetworkConfig(
+            f"PreviousBackend.Type: it is Backend.Type, {backend_type}, too",
+            where=source,
+            hint="leave out PreviousBackend",
+        )
+    for name, each in ((backend_type, options), (found.type, found.options)):
+        if not each.kernel_alone:
+            raise BadNetworkConfig(
+                f"PreviousBackend: nodes have no {name} beside another backend",
+                where=source,
+                hint="leave it out: nodes are apart until the agents of both are restarted",
+            )
+    return found
 
 
 def _distinct(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
@@ -203,21 +247,21 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
     return f"known are {', '.join(known)}" if known else "it takes no options"
 
 
-def _backend(document: Mapping[str, Any], source: str) -> tuple[str, BackendOptions]:
+def _backend(document: Mapping[str, Any], key: str, source: str) -> tuple[str, BackendOptions]:
     """The backend's lower-cased name and its options."""
     options = {key: value for key, value in document.items() if key.lower() != "type"}
     named = [value for key, value in document.items() if key.lower() == "type" and value is not None]
     if any(not isinstance(value, str) for value in named):
-        raise BadNetworkConfig("Backend.Type: expected a string", where=source)
+        raise BadNetworkConfig(f"{key}.Type: expected a string", where=source)
     name = named[0].lower() if named else DEFAULT_BACKEND
     if name in NOT_OFFERED:
         what, hint = NOT_OFFERED[name]
-        raise BadNetworkConfig(f"Backend.Type: {what}", where=source, hint=hint)
+        raise BadNetworkConfig(f"{key}.Type: {what}", where=source, hint=hint)
     if name not in OPTIONS:
         raise BadNetworkConfig(
-            f'Backend.Type: unknown backend "{name}"', where=source, hint=_nearest(name, tuple(OPTIONS))
+            f'{key}.Type: unknown backend "{name}"', where=source, hint=_nearest(name, tuple(OPTIONS))
         )
-    return name, _typed(OPTIONS[name], options, "Backend.", source)
+    return name, _typed(OPTIONS[name], options, f"{key}.", source)
 
 
 def _subnet_range(family: Family, given: _Given, source: str) -> SubnetRange:

@@ -20,6 +20,9 @@ MACHINE = "percale.io/machine"
 RESERVED = "percale.io/reserved"
 """Annotation: an operator's reservation; never expires, even after its node has used it."""
 
+OTHER_BACKEND = "percale.io/other-backend"
+"""Annotation: by which backend the node is reached as well, while the cluster changes from one to another."""
+
 BackendData: TypeAlias = dict[str, str | Integer | float | bool | None] | str
 """A text is the extension backend's."""
 

@@ -304,6 +304,19 @@ def test_backend_options_are_checked(backend: dict[str, Any], what: str) -> None
     assert what in refused(Network="10.0.0.0/16", Backend=backend)
 
 
+@pytest.mark.parametrize(
+    ("backend", "previous", "what"),
+    [
+        ("host-gw", "host-gw", "PreviousBackend.Type: it is Backend.Type, host-gw, too; leave out PreviousBackend"),
+        ("host-gw", "vxlam", 'PreviousBackend.Type: unknown backend "vxlam"; did you mean "vxlan"?'),
+        ("bgp", "vxlan", "PreviousBackend: nodes have no bgp beside another backend; leave it out: nodes are apart"),
+        ("vxlan", "udp", "PreviousBackend: nodes have no udp beside another backend; leave it out: nodes are apart"),
+    ],
+)
+def test_previous_backends_that_cannot_be(backend: str, previous: str, what: str) -> None:
+    assert what in refused(Network="10.0.0.0/16", Backend={"Type": backend}, PreviousBackend={"Type": previous})
+
+
 def test_two_wireguard_devices_need_two_ports() -> None:
     backend = {"Type": "wireguard", "ListenPort": 51821}
     assert parsed(Network="10.0.0.0/16", Backend=backend).options.tunnel_ports == (51821, 51821)

@@ -304,5 +304,5 @@ def service_config(config: AgentConfig, network: NetworkConfig) -> ServiceConfig
         external_ips=external,
         masquerade_all=asked.masqueradeAll,
         strategy=asked.strategy,
-        tunnel_ports=guarded_ports(network.options.tunnel_ports),
+        tunnel_ports=guarded_ports(network.tunnel_ports),
     )

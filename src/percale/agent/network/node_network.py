@@ -19,6 +19,7 @@ from pathlib import Path
 from percale.agent.context import AgentContext
 from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_supervisor import BackendSupervisor
+from percale.agent.network.backend_transition import BackendTransition
 from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.ip_pools import NodePools
@@ -34,6 +35,7 @@ from percale.agent.state import ADDRESSES, NodeState
 from percale.agent.status import Addresses, Pod
 from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.protocol import Backend, LocalNode
+from percale.backend.transition import Transition
 from percale.cni.attachments import device_exists
 from percale.cni.hooks import PodHook
 from percale.cni.operations import Unready
@@ -145,6 +147,11 @@ class NodeNetwork:
             measure=self._cni_answered,
         )
         self._bgp = self._bgp_of(backend.bgp, context) if backend.bgp is not None else None
+        self._transition = (
+            BackendTransition(backend, lambda: subnets.local, state, context.log, subnets.republish)
+            if isinstance(backend, Transition)
+            else None
+        )
         self._supervisor = (
             BackendSupervisor(
                 backend.process,
@@ -253,6 +260,8 @@ class NodeNetwork:
                 self._peers.remove(lease)
                 if lease.key == mine:
                     self._subnets.lease_lost()
+        if self._transition is not None:
+            self._transition.on_lease(event)
         self._on_peers_changed()
 
     async def _on_underlay_change(self, local: LocalNode) -> None:
@@ -383,6 +392,7 @@ class NodeNetwork:
         local = self._subnets.local
         return NetworkStatus(
             backend=self._backend.type,
+            otherBackend=self._transition.status() if self._transition is not None else None,
             mtu=self._cni.defaults.mtu,
             interface=local.interface.name,
             publicIPs=_texts(local.public_ips),

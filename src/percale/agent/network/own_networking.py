@@ -15,6 +15,7 @@ from pathlib import Path
 from percale.agent.config.loader import listen_ports
 from percale.agent.context import AgentContext
 from percale.agent.network import ip_pools
+from percale.agent.network.backend_transition import resume
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.net_conf import configured_network
 from percale.agent.network.node_condition import NodeCondition
@@ -81,6 +82,7 @@ class OwnNetworking:
         network = await configured_network(context.config, context.store, context.problems)
         backend = make_backend(network)
         await load_state(backend, Path(context.config.stateDir))
+        resume(backend, self._state)
         subnets = await acquire_subnets(context, network, backend, self._state)
         services_attempted = await start_services(
             context,

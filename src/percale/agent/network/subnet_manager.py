@@ -107,6 +107,7 @@ class SubnetManager:
         self._underlay, self._address = underlay, address
         self._problems, self._log = context.problems, context.log
         self._lease_outdated = asyncio.Event()
+        self._lease_outdated.set()  # it may be another backend's
         self._lease_deleted = False
 
     @property
@@ -154,7 +155,8 @@ class SubnetManager:
         if self._lease_deleted:
             await self.lease.renew()
             self._lease_deleted = False
-        await self.lease.update(_checked_spec(self._backend, self.local))
+        spec = _checked_spec(self._backend, self.local)
+        await self.lease.update(spec, self._backend.other_backend(self.local))
 
     async def renew(self) -> None:
         """Renew the lease before it expires."""

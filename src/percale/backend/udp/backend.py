@@ -7,36 +7,31 @@ For kernels and networks that have nothing better. IPv4 only, as flannel's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, ip_interface
 from pathlib import Path
-from typing import Any
 
 from percale.backend.interface_selection import tunnel_source
 from percale.backend.node_checks import require_mtu
 from percale.backend.peer_path import paths, type_problem
-from percale.backend.protocol import ExclusiveId, LocalNode, PeerObjects
+from percale.backend.protocol import KernelBackend, LocalNode, PeerObjects
 from percale.backend.udp.config import OVERHEAD
 from percale.backend.udp.tunnel_process import TunnelProcess
 from percale.model.backend_options import UdpOptions
 from percale.model.ip_family import Family
-from percale.model.subnet_lease import SubnetLease, SubnetLeaseSpec
+from percale.model.subnet_lease import SubnetLease
 from percale.render.link_kinds import Tun
-from percale.render.network.tunnels import SessionPort, TunnelEnd
+from percale.render.network.tunnels import TunnelEnd
 from percale.render.objects import Address, KernelObject, Link, Route, Sysctl
 
 DEVICE = "flannel0"
 
 
-class UdpBackend:
+class UdpBackend(KernelBackend):
     """See `Backend`. The network has IPv4 alone: `netconf.py` sees to that."""
 
     type = "udp"
     keeps_state = True
     process: TunnelProcess | None = None
-    bgp = None
-    key_renewal = None
-    session_ports: tuple[SessionPort, ...] = ()
 
     def __init__(self, options: UdpOptions) -> None:
         self._port = options.port
@@ -46,12 +41,6 @@ class UdpBackend:
 
     def pod_mtu(self, node: LocalNode) -> int:
         return node.interface.mtu - OVERHEAD
-
-    def lease_data(self, node: LocalNode) -> Mapping[Family, dict[str, Any]]:
-        return {}
-
-    def exclusive_ids(self, spec: SubnetLeaseSpec) -> Iterable[ExclusiveId]:
-        return ()
 
     def check(self, node: LocalNode) -> None:
         require_mtu(self.type, node, self.pod_mtu(node))

@@ -7,7 +7,7 @@ objects.py   apply delete scale label
 shell.py     exec node tcpdump                     this machine's tools, in there
 watch.py     watch
 probe.py     probe
-machines.py  cut heal add-node remove-node restart-agent
+machines.py  cut heal add-node remove-node restart-agent migrate
 faults.py    break                                 a game for learners
 """
 
@@ -22,7 +22,7 @@ import click
 from percale.cli.lab.describe import describe, logs
 from percale.cli.lab.faults import break_
 from percale.cli.lab.get import get
-from percale.cli.lab.machines import add_node, cut, heal, remove_node, restart_agent
+from percale.cli.lab.machines import add_node, cut, heal, migrate, remove_node, restart_agent
 from percale.cli.lab.objects import apply, delete, label, scale
 from percale.cli.lab.probe import probe
 from percale.cli.lab.shell import enter_node, enter_pod, tcpdump
@@ -234,6 +234,7 @@ for _verb in (
     add_node,
     remove_node,
     restart_agent,
+    migrate,
     break_,
 ):
     lab.add_command(_verb)

@@ -1,7 +1,8 @@
-"""`percale lab cut`, `heal`, `add-node`, `remove-node`, `restart-agent`: disturb the network."""
+"""`percale lab cut`, `heal`, `add-node`, `remove-node`, `restart-agent`, `migrate`: disturb the network."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -56,6 +57,28 @@ def remove_node(name: str, lab: str) -> int:
 def restart_agent(node: str, kill: bool, lab: str) -> int:
     """Restart a node's agent; its pods keep their addresses and connections."""
     return _do(lab, "restart_agent", node=node, kill=kill)
+
+
+@click.command(short_help="Another backend for all nodes.")
+@click.option(
+    "--backend",
+    required=True,
+    metavar="TYPE|JSON",
+    help='vxlan, host-gw, …; with options: {"Type": "vxlan", "Port": 4789}.',
+)
+@lab_option
+def migrate(backend: str, lab: str) -> int:
+    """Change all nodes to another backend, one after the other; no packet between pods is lost."""
+    return _do(lab, "migrate", backend=_backend(backend))
+
+
+def _backend(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return {"Type": text}
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"not JSON: {error.msg}", param_hint="--backend") from error
 
 
 def _do(lab: str, verb: str, **arguments: Any) -> int:

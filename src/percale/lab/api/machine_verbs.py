@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 from percale.errors import LabError, NotFound
 from percale.explain.end_names import NamedNumber, find_port
 from percale.lab.api.agent_statuses import peers_of, statuses_of, why_unready
+from percale.lab.api.migration import migrate
 from percale.lab.api.probe import Outcome, probe
 from percale.lab.api.probe_targets import ProbeTargets, choose_address, machine_target
 from percale.lab.api.server import Answer, Verb
@@ -53,6 +54,7 @@ class MachineVerbs(Struct, frozen=True):
             "add_node": self.add_node,
             "remove_node": self.remove_node,
             "restart_agent": self.restart_agent,
+            "migrate": self.migrate,
         }
 
     async def about(self) -> Answer:
@@ -254,6 +256,10 @@ class MachineVerbs(Struct, frozen=True):
         seconds = await self.cluster.machines.agents.restart(node, kill=kill)
         how = "killed and started again" if kill else "restarted"
         return {"lines": [f"the agent of {node} was {how}; ready after {seconds * 1000:.0f} ms"]}
+
+    async def migrate(self, backend: Mapping[str, Any]) -> Answer:
+        """Another backend for all nodes."""
+        return {"lines": [await migrate(self.cluster.machines, backend)]}
 
     def _node(self, name: str) -> Machine:
         found = self.cluster.machines.node(name)

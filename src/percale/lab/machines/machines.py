@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from msgspec import Struct
+from msgspec.structs import replace
 
 from percale.controllers.service_networks import ServiceNetworks
 from percale.errors import LabError
@@ -118,6 +119,13 @@ class Machines:
     def cut_pairs(self) -> tuple[tuple[str, str], ...]:
         """As answers have them."""
         return tuple(sorted((min(cut), max(cut)) for cut in self.cuts))
+
+    def set_network(self, network: dict[str, Any]) -> None:
+        """Of agents that start from now on; all else in their files stays as users have made it."""
+        self.settings = replace(self.settings, network=network)
+        for name in self.nodes:
+            path = self.lab_dir.node(name).config
+            path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "network": network}, sort_keys=False))
 
     async def set_routes(self, routes: frozenset[RouterRoute]) -> None:
         """Set the router's routes of outside hosts to pods and Services. Raises LabError."""

@@ -29,6 +29,7 @@ STATUS = Status(
     ready=True,
     waitingFor=(),
     backend="vxlan",
+    otherBackend=None,
     mtu=1450,
     interface="eth0",
     publicIPs=("192.168.0.1",),
