@@ -40,8 +40,8 @@ def node(new_space: Callable[[], Space], tmp_path: Path) -> CheckedNode:
     return CheckedNode(new_space(), new_space(), tmp_path)
 
 
-UNCONCERNED = {"ipip", "tun", "wireguard", "bird", "loopback-plugin"}
-"""Checks of what vxlan does not need, and of runtimes: none runs here."""
+UNCONCERNED = {"ipip", "tun", "wireguard", "bird", "loopback-plugin", "xtables-lock"}
+"""Checks of what vxlan does not need, of runtimes and of iptables: none runs here."""
 
 
 def test_a_healthy_node_is_not_alarmed(node: CheckedNode) -> None:

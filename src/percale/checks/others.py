@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -30,10 +32,13 @@ _NETWORKS: Mapping[str, str] = MappingProxyType(
 )
 """Agents of other networks by their process, and how each is ended in its usual installation."""
 _RUNTIMES = ("containerd", "crio")
-_PLUGINS = Path("/opt/cni/bin")
+PLUGINS = Path("/opt/cni/bin")
 """Where these look for plugins."""
 _LOOPBACK = ("/var/lib/rancher/k3s/data/cni/loopback", "/usr/lib/cni/loopback", "/usr/libexec/cni/loopback")
 """k3s', Debian's, Fedora's."""
+_XTABLES_LOCK = Path("/run/xtables.lock")
+_CALL = 0.3
+"""Seconds in which a call of iptables is done."""
 _POLICIES = ("calico-node", "cilium-agent", "kube-router", "antrea-agent", "weaver", "kindnetd")
 
 
@@ -60,7 +65,7 @@ def loopback_plugin(host: Host) -> Outcome | None:
     running = [each.name for each in host.processes if each.name in _RUNTIMES]
     if not running or host.backend_type is None:
         return None
-    plugin = Path(host.config.cni.binDir or _PLUGINS) / "loopback"
+    plugin = Path(host.config.cni.binDir or PLUGINS) / "loopback"
     if plugin.exists():
         return good(f"{plugin} is there")
     there = [name for name in _LOOPBACK if Path(name).exists()]
@@ -95,6 +100,34 @@ def kube_proxy(host: Host) -> Outcome | None:
             "kubectl -n kube-system delete daemonset kube-proxy   # or services.enabled: false",
         )
     return good("kube-proxy does not run")
+
+
+def xtables_lock(host: Host) -> Outcome | None:
+    """Taken by each call of iptables-legacy, which waits for it; nothing of ours does. A call takes milliseconds."""
+    try:
+        seen = _XTABLES_LOCK.stat()
+        holder = _holder(host, seen)
+        if holder is not None:
+            time.sleep(_CALL)
+    except OSError:
+        return None  # nobody uses it
+    if holder is None or _holder(host, seen) != holder:
+        return good(f"nobody keeps {_XTABLES_LOCK}")
+    return doubtful(
+        f"pid {holder} keeps {_XTABLES_LOCK}",
+        f"ps -fp {holder}   # a program that hangs?",
+        f"kill {holder}",
+    )
+
+
+def _holder(host: Host, file: os.stat_result) -> int | None:
+    """The process that has locked the file. Raises OSError."""
+    name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    for line in (host.proc / "locks").read_text().splitlines():
+        words = line.split()
+        if words[5:6] == [name]:
+            return int(words[4])
+    return None
 
 
 def ports(host: Host) -> Outcome:

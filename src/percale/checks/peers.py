@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from ipaddress import ip_address
 from socket import if_indextoname
 
@@ -14,13 +15,17 @@ from percale.backend.interface_selection import local_node
 from percale.backend.lease_conflicts import LeaseConflicts, refusal
 from percale.backend.protocol import Backend
 from percale.backend.registry import make_backend
-from percale.checks.check import Outcome, bad, good, unknown
+from percale.checks.check import Outcome, bad, doubtful, good, unknown
 from percale.checks.commands import doctor, on_node, restart
 from percale.checks.echo import Echo, answered
 from percale.checks.host import Host
+from percale.counted import counted
 from percale.errors import PercaleError
 from percale.kernel.commands import format_object
+from percale.kernel.netlink.route import RouteQuery
+from percale.kernel.rtnl.path_lookup import PathTables, read_counters
 from percale.model.addresses import IPAddress, parse_network
+from percale.model.ip_family import Family
 from percale.model.netconf import NetworkConfig
 from percale.model.subnet_lease import SubnetLease
 from percale.render.objects import FdbEntry, KernelObject, Neighbour, Route
@@ -52,12 +57,14 @@ def reached(host: Host) -> Outcome | None:
         return good("there is no other node")
     gateways = [each for peer in peers for each in _gateways(host, peer)]
     try:
+        before = _wrong_checksums()
         replies = answered(Echo(address) for each in gateways for address in (each.outer, each.inner))
+        refused = _wrong_checksums() - before
     except OSError as error:
         return unknown(f"not to be tried here: {error.strerror}")
     silent = [each for each in gateways if Echo(each.inner) not in replies]
     if silent:
-        return _unreached(host, silent, replies)
+        return _unreached(host, silent, replies, refused)
     left_out = [peer for peer in peers if not peer.reached and peer.problem]
     if left_out:
         return bad(f"{left_out[0].node}: {left_out[0].problem}", "percale status")
@@ -79,7 +86,14 @@ def _gateways(host: Host, peer: status.Peer) -> Iterator[Gateway]:
             yield Gateway(peer.node, at, inner, route.dev, direct)
 
 
-def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Outcome:
+def _wrong_checksums() -> int:
+    """Packets that this node has dropped for the checksum of their UDP header, as their sender's device wrote it."""
+    counters = read_counters()
+    return counters.get("UdpInCsumErrors", 0) + counters.get("Udp6InCsumErrors", 0)
+
+
+def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo], refused: int) -> Outcome:
+    """`refused`: packets with a wrong checksum that came meanwhile."""
     first = silent[0]
     more = f" (and {len(silent) - 1} more)" if silent[1:] else ""
     pinned = next(
@@ -96,6 +110,12 @@ def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Out
             f"ping -c 3 {first.outer}   # is it up, and does the network between pass packets?",
             doctor(host, f"on {first.node}"),
         )
+    if refused:
+        return bad(
+            f"{first.node} answers at {first.outer}, and what it sends through {first.dev} has wrong checksums: "
+            f"{counted(refused, 'packet')} dropped (Udp:InCsumErrors){more}",
+            on_node(host, first.node, f"ethtool -K {first.dev} tx-checksum-ip-generic off"),
+        )
     device = host.status.interface if host.status is not None else None
     port = host.tunnel_port
     words = f"UDP {port}" if port is not None else "its packets"
@@ -105,6 +125,34 @@ def _unreached(host: Host, silent: Sequence[Gateway], replies: set[Echo]) -> Out
         doctor(host, f"here and on {first.node}: tunnel-filter names a table that drops it"),
         f"{on_node(host, first.node, f'tcpdump -ni {device} {pattern}')}: if nothing arrives, something between drops it",
     )
+
+
+def routes(host: Host) -> Outcome | None:
+    """By which interface packets for other nodes leave: their answers come to the address of the chosen one."""
+    if host.backend_type is None or not host.network_or_default.options.routes_peers:
+        return None
+    try:
+        chosen = host.interface.families
+        leases = host.store.list(SubnetLease)
+    except PercaleError:
+        return None  # told by the checks of the interface and of the store
+    others = [
+        (lease.spec.node, address, chosen[Family(address.version)])
+        for lease in leases
+        if lease.spec.node != host.config.node
+        for address in lease.spec.public_ips
+        if address.version in chosen
+    ]
+    with closing(PathTables()) as tables:
+        for node, address, own in others[:_MOST]:
+            device, expected = tables.lookup(RouteQuery(address, own.address), None).device, own.interface.name
+            if device not in (None, expected):  # without a route it is not reached, as the check of peers tells
+                return doubtful(
+                    f"packets to {node} leave by {device}, and {expected} is the interface between nodes",
+                    f"ifaceCanReach: {address}   # in the agent's configuration, instead of iface",
+                    f"ip route get {address}   # or correct this route",
+                )
+    return good(f"packets to {counted(len({node for node, _, _ in others}), 'peer')} leave by it") if others else None
 
 
 def large_packets(host: Host) -> Outcome | None:

@@ -60,6 +60,7 @@ HOST = (
     Check(
         "kube-proxy", "connections to Services are translated twice, or by the other one's endpoints", others.kube_proxy
     ),
+    Check("xtables-lock", "programs that use iptables (kube-proxy, Docker) change no rule", others.xtables_lock),
     Check("ports", "load balancers and probes ask another program", others.ports),
     Check("address-ranges", "packets for pods or Services go to other machines, or theirs to pods", leases.ranges),
     Check("clock", "certificates are refused, leases end too early", settings.clock),
@@ -78,11 +79,14 @@ RUNNING = (
     Check("tables", "policies, Services and masquerading do nothing", node_state.tables),
     Check("leases", "two nodes take each other's packets", leases.conflicts),
     Check("peers", _NOT_ACROSS, peers.reached),
+    Check("peer-routes", "packets between nodes take another network, or are lost", peers.routes),
     Check("large-packets", "small packets pass, large ones hang", peers.large_packets),
     Check("peer-entries", _NOT_ACROSS, peers.entries),
     Check("pod-devices", "a pod is not reached, or its large packets hang", node_state.pod_devices),
+    Check("leaked-addresses", "new pods get no address in the end", node_state.leaked_addresses),
     Check("endpoints", "connections to a Service are refused", services.endpoints),
     Check("conntrack-table", "new connections time out at times", limits.conntrack),
+    Check("conntrack-clashes", "names are resolved after 5 s at times", limits.clashes),
     Check("neighbour-table", "new neighbours are not reached at times", limits.neighbours),
 )
 """Of a node whose agent is to run."""

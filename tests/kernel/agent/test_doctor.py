@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import signal
+import socket
+import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from tests.waiting import until
 from percale.checks.check import Outcome
 from percale.checks.host import Host
 from percale.checks.registry import HOST, RUNNING
+from percale.kernel.netns import delete_namespace
 from percale.model.netconf import network_config
 
 LOOKS = {check.name: check.look for check in (*HOST, *RUNNING)}
@@ -199,6 +205,62 @@ def test_a_tunnel_that_something_between_drops(node: Node) -> None:
     )
     on_wire("nft delete table bridge wire")
     assert look(node, "peers").result == "ok"
+
+
+def without_offload(device: str) -> None:
+    """Checksums are written and verified, as veth does not: it is the same machine (ETHTOOL_STXCSUM, ETHTOOL_SRXCSUM)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for command in (0x17, 0x15):
+            value = ctypes.create_string_buffer(struct.pack("II", command, 0))
+            fcntl.ioctl(asked, 0x8946, struct.pack("16sP16x", device.encode(), ctypes.addressof(value)))
+
+
+def test_a_tunnel_with_wrong_checksums(node: Node) -> None:
+    """As an offload that does not work writes them: the node that they come to drops them."""
+    for namespace, device in (("n2", "eth0"), ("switch", "n2-eth0"), (node.name, "eth0")):
+        inside(NETNS / namespace, partial(without_offload, device))
+    on_wire(f"{WIRE}; nft add rule bridge wire way ip saddr 192.168.0.2 udp dport 8472 udp checksum set 7")
+    found = look(node, "peers")
+    assert (found.result, "sends through flannel.1 has wrong checksums" in found.evidence) == ("error", True), found
+    assert found.type == ("ethtool -K flannel.1 tx-checksum-ip-generic off   # on n2",)
+    on_wire("nft delete table bridge wire")
+    assert look(node, "peers").result == "ok"
+
+
+def test_a_route_that_leads_elsewhere(node: Node) -> None:
+    assert look(node, "peer-routes").evidence == "packets to 1 peer leave by it"
+    node.ip("link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+    sh(node.name, "sh", "-ec", "ip addr add 10.9.9.9/24 dev eth1; ip link set eth2 up; ip link set eth1 up")
+    node.ip("route", "add", "192.168.0.2/32", "dev", "eth1")
+    found = look(node, "peer-routes")
+    assert (found.result, found.evidence) == (
+        "warning",
+        "packets to n2 leave by eth1, and eth0 is the interface between nodes",
+    )
+    setting, value = found.type[0].partition("#")[0].split(": ")
+    node.settings[setting] = value.strip()
+    assert look(node, "peer-routes").result == "ok"
+
+
+def test_an_address_whose_pod_is_gone(pods: tuple[Pod, Pod]) -> None:
+    """Its namespace went without a DEL; of the pod that is still in the cluster another check tells."""
+    node, pod = pods[0].node, pods[0]
+    spec = {"nodeName": node.name, "containers": [{"name": "c", "image": "x"}]}
+    stored = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "default"}, "spec": spec}
+    node.cluster.write("pod", stored)
+    assert look(node, "leaked-addresses").result == "ok"
+    node.cluster.namespaces.remove("a")
+    delete_namespace(NETNS / "a")
+    found = wait_for(node, "pod-devices", "error")
+    assert (found.evidence, look(node, "leaked-addresses").result) == ("no device leads to default/a", "ok")
+    (node.cluster.store / "pod.yaml").unlink()
+    found = look(node, "leaked-addresses")
+    assert (found.result, found.evidence) == ("warning", f"{pod.addresses[0]} of default/a: the pod is gone")
+    assert look(node, "pod-devices").result == "ok"
+    for command in found.type:
+        node.sh("sh", "-ec", command)
+    assert look(node, "leaked-addresses").result == "ok"
+    assert node.status.addresses[0].used == 0
 
 
 def test_a_peer_that_is_down(node: Node) -> None:

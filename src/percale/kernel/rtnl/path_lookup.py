@@ -40,7 +40,15 @@ COUNTERS = {
 }
 """Of /proc/net/snmp and netstat: what may count a packet that is lost without a rule."""
 COUNTERS6 = frozenset(
-    ("Ip6InNoRoutes", "Ip6InAddrErrors", "Ip6InDiscards", "Ip6OutNoRoutes", "Ip6FragFails", "Ip6InTooBigErrors")
+    (
+        "Ip6InNoRoutes",
+        "Ip6InAddrErrors",
+        "Ip6InDiscards",
+        "Ip6OutNoRoutes",
+        "Ip6FragFails",
+        "Ip6InTooBigErrors",
+        "Udp6InCsumErrors",
+    )
 )
 
 
