@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPSConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,20 @@ class Api:
             yield json.loads(line)
 
 
+def connect(layout: Layout, connection: HTTPConnection) -> None:
+    """From the control plane's network. Raises OSError."""
+    namespace = Path(f"/proc/{pid_of(layout, HOLDER)}/root/run/netns/{CONTROL_PLANE}")
+    with namespace.open() as entered, closing(NetnsThread(entered.fileno())) as thread:
+        thread.run(connection.connect)
+
+
 @contextmanager
 def api(layout: Layout) -> Iterator[Api]:
     """From the control plane's network."""
     host, keys = layout.control_plane, layout.root / "keys"
     context = ssl.create_default_context(cafile=str(keys / "authority.crt"))
     context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
-    namespace = Path(f"/proc/{pid_of(layout, HOLDER)}/root/run/netns/{CONTROL_PLANE}")
-    with namespace.open() as entered, closing(NetnsThread(entered.fileno())) as thread:
-        connection = HTTPSConnection(host, _PORT, context=context, timeout=_PATIENCE)
-        thread.run(connection.connect)
+    connection = HTTPSConnection(host, _PORT, context=context, timeout=_PATIENCE)
+    connect(layout, connection)
     with closing(connection):
         yield Api(connection)

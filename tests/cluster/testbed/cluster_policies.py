@@ -41,7 +41,7 @@ def run(layout: Layout, report: Path, *, minutes: int = 60) -> list[Spec]:
     with path.open("wb") as log:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=report, check=False)
     specs = read_log(path.read_text(errors="replace"))
-    if done.returncode != 0 and not any(spec.failed for spec in specs):
+    if done.returncode != 0 and all(spec.passed for spec in specs):  # it fails for those without SCTP, too
         raise TestbedError(f"the suite did not run: {tail(path)}")
     return specs
 

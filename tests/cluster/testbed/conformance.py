@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.cluster.testbed.cluster import testbed
 from tests.cluster.testbed.disturbances import DISTURBANCES
 from tests.cluster.testbed.groups import ALL, GROUPS, SHORT, Group
 from tests.cluster.testbed.layout import Layout
+from tests.cluster.testbed.load_balancer import load_balancer
 from tests.cluster.testbed.networks import NETWORKS
 from tests.cluster.testbed.page import PLOT_NAME, AgentUsage, GroupResult, SuiteResult, columns, page
 from tests.cluster.testbed.plot import plot
@@ -43,7 +45,8 @@ def measure(layout: Layout, name: str, group: Group) -> GroupResult:
     if group.measured:
         return GroupResult(versions(layout), [], measured=measurements.measure(layout))
     if group.disturbance is None:
-        results = _suites(layout, group, REPORT / name)
+        with load_balancer(layout) if group.load_balancer else nullcontext():
+            results = _suites(layout, group, REPORT / name)
         usage = [AgentUsage(each.node, each.cpu_seconds, each.resident_bytes) for each in agents.running(layout)]
         return GroupResult(versions(layout), results, usage)
     with traffic(layout) as streams, DISTURBANCES[group.disturbance](layout, streams):

@@ -22,6 +22,8 @@ class Group:
     nodes: int = 3
     cluster_policies: bool = False
     """The conformance suite of ClusterNetworkPolicy, too."""
+    load_balancer: bool = False
+    """See load_balancer.py."""
     measured: bool = False
     """See measurements.py."""
     disturbance: str | None = None
@@ -67,6 +69,11 @@ GROUPS: Mapping[str, Group] = {
     "udp": Group("udp", _CONFORMANCE, network="udp"),
     "bgp": Group("bgp", _CONFORMANCE, network="bgp"),
     "cluster-policies": Group("vxlan", {}, cluster_policies=True),
+    "load-balancer": Group(
+        "vxlan, a load balancer of the testbed's own",
+        {"LoadBalancer": Selection("Feature:LoadBalancer")},
+        load_balancer=True,
+    ),
     "percale": Group("vxlan", {}, measured=True),
     "others": Group("flannel by vxlan, kube-proxy and kube-router", {}, network="others", measured=True),
 }
@@ -90,7 +97,6 @@ SHORT: Mapping[str, Group] = {
 
 _REASONS = {
     "SCTPConnectivity": "the machine's kernel has no SCTP",
-    "LoadBalancer": "needs a cloud's load balancer",
     "Feature:Networking-(IPv4|IPv6|DNS)": "needs the internet",
     "KubeProxyNFAcct": "about kube-proxy's own counters in iptables",
     "Networking-Performance|PerformanceDNS": "a measurement, without a limit that a network could miss",
