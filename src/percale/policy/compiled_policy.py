@@ -102,6 +102,12 @@ class CompiledRule(Struct, frozen=True, dict=True):
         return frozenset(port for port in self.ports or () if isinstance(port, PortName))
 
     @property
+    def denies_nodes(self) -> bool:
+        """Whether a node may be among those that it denies."""
+        peers = self.peers
+        return self.action == "Deny" and (peers is None or not all(isinstance(each, PodSelectorTerm) for each in peers))
+
+    @property
     def placed_peers(self) -> Iterator[tuple[FieldPath, Peer]]:
         """The peers, each with its field in the policy."""
         return self._placed(self.peer_fields, self.peers or ())

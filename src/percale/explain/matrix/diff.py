@@ -73,7 +73,9 @@ class _Change(NamedTuple):
 _NOTHING = _Change(0, 0)
 
 _Kind: TypeAlias = tuple[int, int]
-"""Before and after; so are the pairs of ends."""
+"""Before and after; so are the ends of a pair."""
+_End: TypeAlias = tuple[int, int]
+_Pair: TypeAlias = tuple[_End, _End]
 
 
 def flow_changes(before: WorldSide, after: WorldSide, asked: PortSet) -> Iterator[FlowChange]:
@@ -91,6 +93,10 @@ class _Comparison:
             kind = (int(before.reach.kinds[old]), int(after.reach.kinds[new]))
             self._members.setdefault(before.group(old), {}).setdefault(kind, []).append((old, new))
         self._changed = dict(self._differences())
+        self._own_nodes: defaultdict[tuple[Group, Group], list[tuple[_Change, _Pair]]] = defaultdict(list)
+        """Pods and their own nodes: an example of each pair of kinds, and what changes."""
+        if any(_denies_nodes(side.evaluator) for side in (before, after)):
+            self._compare_own_nodes()
 
     def flow_changes(self) -> Iterator[FlowChange]:
         """In the groups' order."""
@@ -105,6 +111,10 @@ class _Comparison:
             for source in groups_of[source_kind]
             for destination in groups_of[destination_kind]
         }
+        places = {group: index for index, group in enumerate(groups)}
+        for (source_group, destination_group), found in self._own_nodes.items():
+            if any(change != _NOTHING for change, _ in found):
+                touched[places[source_group], places[destination_group]] = None
         for source, destination in sorted(touched):
             yield from self._between(groups[source], groups[destination])
 
@@ -125,18 +135,41 @@ class _Comparison:
                 if was != will_be:
                     yield (source, kinds[place]), _Change(was & ~will_be, will_be & ~was)
 
+    def _compare_own_nodes(self) -> None:
+        ends = self._before.reach.ends, self._after.reach.ends
+        nodes: defaultdict[str, list[tuple[Group, _Kind, _End]]] = defaultdict(list)
+        for group, kind, end in self._all_members():
+            name = ends[0][end[0]].node
+            if name is not None and name == ends[1][end[1]].node:
+                nodes[name].append((group, kind, end))
+        seen: set[tuple[Group, _Kind, Group, _Kind]] = set()
+        for group, kind, end in self._all_members():
+            old, new = ends[0][end[0]], ends[1][end[1]]
+            if old.pod is None or new.pod is None or old.pod.node is None or old.pod.node != new.pod.node:
+                continue
+            for node_group, node_kind, node_end in nodes[old.pod.node]:
+                key = group, kind, node_group, node_kind
+                if key not in seen and len(old.address) == len(ends[0][node_end[0]].address):
+                    seen.add(key)
+                    was = self._before.reach.to_own_node(kind[0], node_kind[0]) & self._asked
+                    will_be = self._after.reach.to_own_node(kind[1], node_kind[1]) & self._asked
+                    change = _Change(was & ~will_be, will_be & ~was)
+                    self._own_nodes[group, node_group].append((change, (end, node_end)))
+
+    def _all_members(self) -> Iterator[tuple[Group, _Kind, _End]]:
+        for group, by_kind in self._members.items():
+            for kind, ends in by_kind.items():
+                yield from ((group, kind, end) for end in ends)
+
     def _between(self, source: Group, destination: Group) -> Iterator[FlowChange]:
         """The flips of one pair of groups, those with the same decisions as one."""
         found: dict[tuple[Decision, Decision], PortSet] = {}
         examples: dict[tuple[Decision, Decision], tuple[FlowEnd, FlowEnd]] = {}
         asked: Counter[tuple[bool, PortSet]] = Counter()
         ends = self._before.reach.ends
-        for kinds in product(self._members[source], self._members[destination]):
-            pair = self._example(source, destination, *kinds) if kinds in self._changed else None
-            if pair is None:
-                continue
-            for piece, bit in self._before.reach.space.pieces_of(self._changed[kinds].ports):
-                opens = bool(self._changed[kinds].opens & bit)
+        for change, pair in self._changes(source, destination):
+            for piece, bit in self._before.reach.space.pieces_of(change.ports):
+                opens = bool(change.opens & bit)
                 if asked[opens, bit] < _ASKED:
                     asked[opens, bit] += 1
                     decisions = self._decisions(piece, *pair)
@@ -147,12 +180,18 @@ class _Comparison:
                 ports & ~self._changed.get(kinds, _NOTHING).to(opens=new.allowed)
                 for kinds in product(self._members[source], self._members[destination])
                 if self._example(source, destination, *kinds) is not None
-            )
+            ) or any(ports & ~change.to(opens=new.allowed) for change, _ in self._own_nodes[source, destination])
             yield FlowChange(source, destination, ports, new.allowed, old, new, examples[old, new], partly)
 
-    def _example(
-        self, source: Group, destination: Group, source_kind: _Kind, destination_kind: _Kind
-    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    def _changes(self, source: Group, destination: Group) -> Iterator[tuple[_Change, _Pair]]:
+        """What changes between kinds of these groups, with an example of each."""
+        for kinds in product(self._members[source], self._members[destination]):
+            pair = self._example(source, destination, *kinds) if kinds in self._changed else None
+            if pair is not None:
+                yield self._changed[kinds], pair
+        yield from self._own_nodes[source, destination]
+
+    def _example(self, source: Group, destination: Group, source_kind: _Kind, destination_kind: _Kind) -> _Pair | None:
         """Two ends of these kinds between which a flow is a matter of policy."""
         for one, other in product(self._members[source][source_kind], self._members[destination][destination_kind]):
             if all(
@@ -162,9 +201,7 @@ class _Comparison:
                 return one, other
         return None
 
-    def _decisions(
-        self, piece: Piece, source: tuple[int, int], destination: tuple[int, int]
-    ) -> tuple[Decision, Decision]:
+    def _decisions(self, piece: Piece, source: _End, destination: _End) -> tuple[Decision, Decision]:
         """Before and after, for a port of this piece."""
         old, new = (
             side.evaluator.evaluate(
@@ -180,8 +217,14 @@ class _Comparison:
         return old.decisive, new.decisive
 
 
+def _denies_nodes(evaluator: Evaluator) -> bool:
+    """Whether a cluster policy may deny pods their own node."""
+    rules = (rule for policy in evaluator.policies.values() if policy.tier != "NetworkPolicy" for rule in policy.egress)
+    return any(rule.denies_nodes for rule in rules)
+
+
 def _matters(source: FlowEnd, destination: FlowEnd) -> bool:
-    """A flow between them is a matter of policy."""
+    """A flow between them is a matter of NetworkPolicies, too."""
     return (
         len(source.address) == len(destination.address)
         and (source.pod is not None or destination.pod is not None)

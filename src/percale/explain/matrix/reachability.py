@@ -6,7 +6,7 @@
 
 Ends that no rule distinguishes are one kind; what a class of policies allows is a partition of the kinds by the ports that
 they get. It says what `Evaluator.evaluate` says (a property test compares every pair and piece), some 10⁸ verdicts in a second.
-Pairs in which NetworkPolicies have no say (`always`) are the caller's to leave out.
+Pairs in which NetworkPolicies have no say (`always`) are the caller's to leave out, or to ask for (`to_own_node`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from percale.explain.flow_ends import FlowEnds, Outside, Row, rules_of
 from percale.explain.matrix.port_space import PortSet, PortSpace
 from percale.model.clusternetworkpolicy import Action
-from percale.policy.compiled_policy import TIERS, CompiledRule
+from percale.policy.compiled_policy import TIERS, CompiledRule, PolicyKey
 from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.pod_facts import NamedPort, PodFacts
 from percale.policy.rule_terms import Direction, PortName, PortSpan
@@ -70,6 +70,9 @@ class Reachability:
         self._in = np.ascontiguousarray(inward.T)
         """By source kind."""
         self._both = np.full(self._width**2, _UNKNOWN, np.int32)
+        self._classes = classes
+        self._to_own_node: dict[tuple[PolicyKey, ...], Mapping[PortSet, Kinds]] = {}
+        """By the policies that select a pod."""
 
     def row(self, source: int) -> Ids:
         """The ports that a kind gets at each kind, as policies say."""
@@ -83,6 +86,15 @@ class Reachability:
         if self._mixed:
             found[self._families != self._families[source]] = NO_FLOW
         return found
+
+    def to_own_node(self, source: int, destination: int) -> PortSet:
+        """The ports that a pod of this kind gets at its own node, when that is of this kind."""
+        policies = self._classes[source]
+        if policies.keys not in self._to_own_node:
+            self._to_own_node[policies.keys] = settle(
+                policies, "egress", self._outward, self._everyone, self.space.all, exempt=True
+            )
+        return next(ports for ports, kinds in self._to_own_node[policies.keys].items() if kinds >> destination & 1)
 
     # Kinds
 
@@ -223,13 +235,24 @@ class Reachability:
 
 
 def settle(
-    policies: PolicyClass, direction: Direction, regions: Regions, everyone: Kinds, ports: PortSet
+    policies: PolicyClass,
+    direction: Direction,
+    regions: Regions,
+    everyone: Kinds,
+    ports: PortSet,
+    *,
+    exempt: bool = False,
 ) -> dict[PortSet, Kinds]:
-    """The kinds by the ports that these policies allow them: tier by tier, as `Evaluator.evaluate` does for one flow."""
+    """The kinds by the ports that these policies allow them: tier by tier, as `Evaluator.evaluate` does for one flow.
+
+    `exempt` flows are allowed by all NetworkPolicies.
+    """
     isolates = bool(policies.isolating(direction))
     parts = {(0, ports): everyone}
     """By the ports that are allowed, and those that are not decided yet."""
     for tier, rules in zip(TIERS, policies.rules_by_tier(direction), strict=True):
+        if exempt and isolates and tier == "NetworkPolicy":
+            break
         live = {(allowed, undecided, undecided): kinds for (allowed, undecided), kinds in parts.items()}
         for rule in rules:
             for meant, peers in regions(rule):

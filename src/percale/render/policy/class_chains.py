@@ -153,7 +153,7 @@ def class_chains(policies: PolicyClass, path: Path, version: int) -> ClassChains
     if path == "egress-node":
         # NetworkPolicies that isolate a pod allow it its own node, and so the tier after them has no say.
         baseline, isolating = () if isolating else baseline, ()
-        if not any(map(_denies_nodes, (*admin, *baseline))):
+        if not any(rule.denies_nodes for rule in (*admin, *baseline)):
             return None
     if not (admin or isolating or baseline):
         return None
@@ -171,13 +171,6 @@ def class_chains(policies: PolicyClass, path: Path, version: int) -> ClassChains
         first = (*writer.rules(admin, on_pass=onwards), Rule((), onwards, "what no Admin policy decides"))
         chains = (Chain(name, first), Chain(after, tuple(rest)))
     return ClassChains(chains, frozenset(writer.sets))
-
-
-def _denies_nodes(rule: CompiledRule) -> bool:
-    """Whether a node may be among those that the rule denies."""
-    return rule.action == "Deny" and (
-        rule.peers is None or not all(isinstance(peer, PodSelectorTerm) for peer in rule.peers)
-    )
 
 
 def _default_deny_rule(isolating: Iterable[str]) -> Rule:

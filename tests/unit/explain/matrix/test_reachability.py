@@ -97,9 +97,9 @@ def test_every_pair_and_port_is_as_the_evaluator_judges_it(objects: list[Object]
         if len(ends[source].address) == len(ends[destination].address):
             ports = side.reach.sets[int(side.reach.row(int(kinds[source]))[kinds[destination]])]
             if always(ends[source], ends[destination]):
-                if ends[destination].node is not None:
-                    continue  # cluster policies may deny a pod its own node
                 ports = side.reach.space.all
+                if ends[destination].node is not None:
+                    ports = side.reach.to_own_node(int(kinds[source]), int(kinds[destination]))
             assert ports == judged(side, source, destination), (ends[source], ends[destination])
 
 
@@ -141,9 +141,9 @@ def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
     for source, destination in product(shared, repeat=2):
         one, other = before.reach.ends[source], before.reach.ends[destination]
         there = after_of[_name(before, source)], after_of[_name(before, destination)]
-        if len(one.address) != len(other.address) or always(one, other):
-            continue
-        if always(*(after.reach.ends[each] for each in there)):
+        exempt = always(one, other), always(*(after.reach.ends[each] for each in there))
+        to_own_node = exempt == (True, True) and other.node is not None
+        if len(one.address) != len(other.address) or (any(exempt) and not to_own_node):
             continue
         old, new = judged(before, source, destination), judged(after, *there)
         for opens, ports in ((True, new & ~old), (False, old & ~new)):
@@ -157,6 +157,14 @@ def test_flips_are_the_flows_that_the_two_worlds_judge_differently(
         assert flip.opens == flip.after.allowed
     assert found == expected
     event("flips" if found else "no flips")
+
+
+def test_the_only_node_of_a_pod_may_be_its_own() -> None:
+    objects = [builders.node("n1", "192.168.0.1"), builders.pod("web", "10.0.0.1")]
+    policy = builders.cluster_policy("c", egress=[{"action": "Deny", "to": [{"nodes": {}}]}])
+    before, after = sides(objects, [*objects, policy])
+    (flip,) = flow_changes(before, after, before.reach.space.all)
+    assert (flip.opens, flip.partly, flip.before.why, str(flip.after.rule)) == (False, False, "node", "cnp:c#egress[0]")
 
 
 def _key(flip: FlowChange) -> tuple[Group, Group, bool]:
