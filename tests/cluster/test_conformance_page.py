@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import pytest
-from tests.cluster.testbed import cgroups, cluster_policies
+from tests.cluster.testbed import cgroups, cluster_policies, load_balancer
 from tests.cluster.testbed.conformance import PAGE, RESULTS, read
 from tests.cluster.testbed.groups import GROUPS, left_out
-from tests.cluster.testbed.layout import NAME
+from tests.cluster.testbed.layout import NAME, Layout
 from tests.cluster.testbed.measurements import Measurement
 from tests.cluster.testbed.page import GroupResult, SuiteResult, columns, page
 from tests.cluster.testbed.plot import plot
@@ -58,8 +59,10 @@ def test_the_parts_of_the_suite_of_cluster_network_policies_are_counted() -> Non
     log = """\
 === RUN   TestClusterNetworkPolicy/CNPGress/Should_support_TCP
 === RUN   TestClusterNetworkPolicy/CNPGress/Should_support_all
-    helper.go:71: stderr: OTHER: protocol not supported
+    helper.go:71: FAILED Command was [/agnhost connect --protocol=tcp 172.30.0.11:34346]
+    helper.go:71: FAILED Command was [/agnhost connect --protocol=sctp 172.30.0.11:34347]
 === RUN   TestClusterNetworkPolicy/CNPGress/Should_support_UDP/TCP
+    helper.go:71: FAILED Command was [/agnhost connect --protocol=sctp 172.30.0.11:34347]
     helper.go:71: FAILED Command was [/agnhost connect --protocol=tcp 172.30.0.11:34346]
     helper.go:71: Expected connection to fail from harry-potter-1 to 172.30.0.11, but instead it successfully connected.
 === RUN   TestClusterNetworkPolicy/CNPPriority
@@ -81,6 +84,49 @@ def test_the_parts_of_the_suite_of_cluster_network_policies_are_counted() -> Non
         "Expected connection to fail from harry-potter-1 to 172.30.0.11, but instead it successfully connected.",
         "see its log",
     ]
+
+
+class Services:
+    """An API server that has these."""
+
+    def __init__(self, *services: dict[str, Any]) -> None:
+        self.services = {each["metadata"]["name"]: each for each in services}
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        if body is not None:
+            service = self.services[path.removesuffix("/status").rpartition("/")[2]]
+            for part, fields in body.items():
+                service[part].update({name: value if value is not None else {} for name, value in fields.items()})
+        return {"items": list(self.services.values())}
+
+
+def test_the_load_balancer_gives_services_an_address_and_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_balancer, "_is_healthy", lambda layout, node, port: (node, port) == ("172.30.0.12", 30000))
+
+    def service(name: str, **spec: Any) -> dict[str, Any]:
+        usual = {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "sessionAffinity": "None"}
+        return {
+            "metadata": {"name": name, "namespace": "x"},
+            "spec": {**usual, **spec},
+            "status": {"loadBalancer": {}},
+        }
+
+    server = Services(
+        service("all"),
+        service("own", externalTrafficPolicy="Local", healthCheckNodePort=30000),
+        service("same", sessionAffinity="ClientIP"),
+        service("inner", type="ClusterIP"),
+    )
+    nodes = ["172.30.0.11", "172.30.0.12", "172.30.0.13"]
+    expected = {"203.0.113.1": nodes, "203.0.113.2": nodes[1:2], "203.0.113.3": nodes[:1]}
+    assert load_balancer.assign(Layout(""), server) == expected  # type: ignore[arg-type]
+    assert load_balancer.assign(Layout(""), server) == expected  # type: ignore[arg-type]
+    kept = {name for name, each in server.services.items() if each["metadata"].get("finalizers")}
+    assert kept == {"all", "own", "same"}
+    server.services["all"]["spec"]["type"] = "ClusterIP"
+    assert load_balancer.assign(Layout(""), server).keys() == {"203.0.113.2", "203.0.113.3"}  # type: ignore[arg-type]
+    released = server.services["all"]
+    assert (released["metadata"]["finalizers"], released["status"]["loadBalancer"]) == ([], {})
 
 
 def test_results_are_read_as_they_were_written() -> None:

@@ -51,24 +51,29 @@ def _prepare(layout: Layout) -> None:
 
 def _work(layout: Layout, ended: Event) -> None:
     routes: dict[str, list[str]] = {}
-    """The nodes by address."""
     with api(layout) as server:
         while not ended.wait(_EVERY):
-            services: list[dict[str, Any]] = server.request("GET", "/api/v1/services")["items"]
-            taken = {address for each in services if (address := _address(each)) is not None}
-            wanted: dict[str, list[str]] = {}
-            for service in services:
-                with suppress(TestbedError):  # it was deleted, or changed: the next time
-                    if _is_balanced(service):
-                        address = _address(service) or _publish(server, service, taken)
-                        taken.add(address)
-                        wanted[address] = _targets(layout, service["spec"])
-                    else:
-                        _release(server, service)
+            wanted = assign(layout, server)
             for address in wanted.keys() | routes.keys():
                 if wanted.get(address, []) != routes.get(address):
                     _route(layout, address, wanted.get(address, []))
             routes = wanted
+
+
+def assign(layout: Layout, server: Api) -> dict[str, list[str]]:
+    """Gives Services what they lack, and takes from others what they have; the nodes by address."""
+    services: list[dict[str, Any]] = server.request("GET", "/api/v1/services")["items"]
+    taken = {address for each in services if (address := _address(each)) is not None}
+    wanted: dict[str, list[str]] = {}
+    for service in services:
+        with suppress(TestbedError):  # it was deleted: the next time
+            if _is_balanced(service):
+                address = _address(service) or _publish(server, service, taken)
+                taken.add(address)
+                wanted[address] = _targets(layout, service["spec"])
+            else:
+                _release(server, service)
+    return wanted
 
 
 def _is_balanced(service: dict[str, Any]) -> bool:
