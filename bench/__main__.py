@@ -49,6 +49,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             "1,000 leases and a first ping, against flanneld", 90, ("etcd", "/usr/lib/cni/bridge"), ("flanneld",)
         ),
         "lab_up": Benchmark("percale lab up of 6 and of 300 pods", 40),
+        "lab_trace": Benchmark("percale trace of one packet in a lab", 15),
         "datapath": Benchmark(
             "TCP and ping from pod to pod, against the same network without a firewall", 105, ("iperf3",)
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,11 @@ from percale.cli.options import lab_option, lab_words, namespace_option
 from percale.trace.hops import AnyHop, End, Outcome, RuleHop, Trace
 
 if TYPE_CHECKING:
+    from percale.explain.service_world import ServiceWorld
     from percale.explain.world import World
     from percale.lab.trace_plan import TracePlan
+    from percale.policy.evaluator import Evaluator
+    from percale.service.resolver import ServiceResolver
     from percale.trace.evidence import Evidence
 
 
@@ -66,6 +70,41 @@ class _LabSurroundings(Struct, frozen=True):
         return End("lost", rule.place, f"the lab's cable {cables} is cut", commands)
 
 
+class _Model:
+    """What policies and Services of a lab say."""
+
+    def __init__(self, lab: str) -> None:
+        self._lab = lab
+
+    def load(self, *, services: bool) -> None:
+        """All that will be asked for, and its modules: half of a trace's time."""
+        from percale.trace import comparison, diagnosis  # noqa: F401
+
+        _ = self.evaluator, self._services if services else None
+
+    @cached_property
+    def world(self) -> World:
+        from percale.cli.object_sources import load
+
+        return load((), self._lab)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        from percale.cli.object_sources import lookup
+
+        return lookup(self.world, self._lab).evaluator
+
+    def services_of(self, node: str) -> ServiceResolver:
+        """As the node has them."""
+        return self._services.table(node)
+
+    @cached_property
+    def _services(self) -> ServiceWorld:
+        from percale.cli.object_sources import service_world
+
+        return service_world(self.world, self._lab)
+
+
 @click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
@@ -93,7 +132,6 @@ def trace(
     the rules of policies and of other programs, tunnels; and the cause, with what to type, where the packet is lost.
     What the kernel does is held against what policies and Services say.
     """
-    from percale.cli.object_sources import load
     from percale.explain.end_names import split_port
     from percale.lab.api.client import ask
     from percale.lab.run_dir import locate
@@ -107,9 +145,9 @@ def trace(
         lab_dir, "trace_places", source=source, target=target, port=own_port, namespace=namespace, version=version
     )
     plan = convert(answer, TracePlan)
-    world = load((), lab)
-    evidence = send(lab_dir, plan, timeout)
-    found = _explained(world, lab, plan, evidence)
+    model = _Model(lab)
+    evidence = send(lab_dir, plan, timeout, lambda: model.load(services=plan.target.startswith("svc/")))
+    found = _explained(model, lab_words(lab), plan, evidence)
     if output == "json":
         document = TraceDocument(
             plan.source,
@@ -141,18 +179,17 @@ def _question(plan: TracePlan) -> str:
     return f"{plan.source} → {plan.target}, {at}/{plan.protocol.lower()}"
 
 
-def _explained(world: World, lab: str, plan: TracePlan, evidence: Evidence) -> Trace:
+def _explained(model: _Model, words: str, plan: TracePlan, evidence: Evidence) -> Trace:
     """The hops with names, the end, and what the model says of it."""
-    from percale.cli.object_sources import lookup, service_world
     from percale.trace.assembly import assemble
     from percale.trace.comparison import policy_differences, service_differences, with_services
     from percale.trace.diagnosis import diagnose, notes
 
-    around = _LabSurroundings(plan, lab_words(lab))
-    hops = with_services(assemble(evidence), world.objects, plan.protocol)
+    around, objects = _LabSurroundings(plan, words), model.world.objects
+    hops = with_services(assemble(evidence), objects, plan.protocol)
     differences = (
-        *policy_differences(evidence, lookup(world, lab).evaluator),
-        *service_differences(evidence, hops, world.objects, lambda node: service_world(world, lab).table(node)),
+        *policy_differences(evidence, model.evaluator),
+        *service_differences(evidence, hops, objects, model.services_of),
     )
     return Trace(
         hops, diagnose(evidence, hops, around), differences, tuple(notes(evidence, hops, plan.troubles, around))

@@ -9,7 +9,7 @@ armed when it exits.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from ipaddress import ip_address
 
@@ -25,15 +25,18 @@ from percale.trace.evidence import Evidence
 from percale.trace.session import Watched, observe
 
 
-def trace(lab_dir: LabDir, plan: TracePlan, timeout_seconds: float) -> Evidence:
-    """Send one probe. The process is in the lab's user namespace afterwards. Raises LabError, NoSuchLab."""
+def trace(lab_dir: LabDir, plan: TracePlan, timeout_seconds: float, meanwhile: Callable[[], object]) -> Evidence:
+    """Send one probe; `meanwhile` is called while the kernel arms. The process is in the lab's user namespace from then on.
+
+    Raises LabError, NoSuchLab, and what `meanwhile` raises.
+    """
     address = ip_address(plan.address)
     probe = Probe.new(plan.protocol, address.version, plan.port or 0, plan.server_ports, os.urandom(4))
     with ExitStack() as opened:
         try:
             threads = _enter(lab_dir, plan.places, opened)
             places = {place.name: Watched(place.kind, threads[place.name]) for place in plan.places}
-            evidence = observe(probe, address, plan.start, places, timeout_seconds)
+            evidence = observe(probe, address, plan.start, places, timeout_seconds, meanwhile=meanwhile)
         except OSError as error:
             raise LabError(f"cannot trace in {lab_dir.name}: {error.strerror or error}") from error
     return replace(evidence, names=plan.names)

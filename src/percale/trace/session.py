@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -35,8 +35,13 @@ def observe(
     start: str,
     places: Mapping[str, Watched],
     timeout_seconds: float,
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Evidence:
-    """Send the probe from the place `start`. Nothing is armed afterwards. Raises OSError."""
+    """Send the probe from the place `start`. Nothing is armed afterwards. Raises OSError, and what `meanwhile` raises.
+
+    `meanwhile` is called while the kernel arms, before the probe is sent.
+    """
     with ExitStack() as opened:
         sender = places[start].netns.run(lambda: Sender(probe, destination))
         opened.callback(sender.close)
@@ -48,7 +53,10 @@ def observe(
         ]
         observers: list[Observer] = []
         opened.callback(lambda: list(workers.map(Observer.close, observers)))
-        observers.extend(each.result() for each in arming)
+        try:
+            meanwhile()
+        finally:
+            observers.extend(each.result() for each in arming)
         places[start].netns.run(wait_timestamps)
         sent = time.time_ns()
         refusal = places[start].netns.run(sender.send)
