@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from percale.agent.events import Events, InvolvedObject
 from percale.agent.problems import Problems
@@ -18,6 +19,9 @@ from percale.agent.table_sections import NodeTable
 from percale.kernel.nftables.table import NftTable
 from percale.render.network.elements import DeclaredElements, Element
 from percale.render.nft.objects import TableSpec, Transaction
+
+PATIENCE_FOR_PEERS = 2.0
+"""Seconds, as for what an ADD's pod is: a store that is away keeps no pod from starting."""
 
 
 class NetworkTable:
@@ -63,6 +67,13 @@ class NetworkTables:
         for each in self._tables.values():
             each.synced = True
             each.table.request_sync()
+
+    async def start_after(self, peers_declared: asyncio.Event) -> None:
+        """The same once all peers have declared theirs: tables without them drop what they send. Not for ever: ADDs wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_FOR_PEERS):
+                await peers_declared.wait()
+        self.start()
 
     async def wait_loaded(self) -> None:
         """Wait until the kernel has held all tables as declared."""

@@ -205,7 +205,7 @@ class NodeNetwork:
         except OSError as error:
             raise StateError(f"cannot listen: {error.strerror}", where=self._config.cni.socket) from error
         exit_stack.push_async_callback(self._cni.stop)
-        self._tables.start()
+        tasks.create_task(self._tables.start_after(self._leases_synced), name="loading of network tables")
         self._check_pod_addresses()
         tasks.create_task(self._collect_garbage(), name="garbage collection")
 

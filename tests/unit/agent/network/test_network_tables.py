@@ -12,6 +12,7 @@ from msgspec import Struct
 from tests.silent import silent_problems
 
 from percale.agent.events import Events
+from percale.agent.network import network_tables as network_tables_module
 from percale.agent.network.network_tables import NetworkTables
 from percale.errors import KernelError
 from percale.kernel.nftables.fake_table import FakeNftTable
@@ -65,6 +66,22 @@ async def test_nothing_is_loaded_before_the_start(node: Node) -> None:
     await asyncio.wait_for(node.tables.wait_loaded(), PATIENCE)
     assert all(fake.state is not None for fake in node.fakes.values())
     assert (node.held("ip", "peers"), node.held("ip6", "peers")) == ({V4.packed}, {V6.packed})
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["peers are known", "the store is away"])
+async def test_peers_are_waited_for_and_not_for_ever(node: Node, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them a table that is loaded drops what they send."""
+    monkeypatch.setattr(network_tables_module, "PATIENCE_FOR_PEERS", PATIENCE if known else 0.1)
+    declared = asyncio.Event()
+    starting = asyncio.create_task(node.tables.start_after(declared))
+    await asyncio.sleep(0.01)
+    assert all(fake.state is None for fake in node.fakes.values())
+    if known:
+        node.tables.declare("peer/a", PEER)
+        declared.set()
+    await asyncio.wait_for(node.tables.wait_loaded(), PATIENCE)
+    assert bool(node.held("ip", "peers")) is known
+    await starting
 
 
 async def test_a_change_is_one_transaction_in_the_tables_that_it_touches(node: Node) -> None:
