@@ -140,6 +140,22 @@ def test_node_ports_outside_hosts_udp_and_icmp(lab: Person) -> None:
     assert devices(refused["hops"], "error")[-1] == ("default/friend", "eth", "in")
 
 
+def test_services_by_ipv6_and_at_a_load_balancer(percale: Person) -> None:
+    without_policy = WORLD.rpartition("---\n")[0]
+    dual = without_policy.replace("type: NodePort,", "type: LoadBalancer, ipFamilyPolicy: PreferDualStack,")
+    percale("lab", "up", "-f", "examples/lab/dual-stack.yaml", "-f", "-", stdin=dual)
+    until(lambda: percale.probe("friend", "svc/web", "8080", "-6") == "allowed")
+    (service,) = [each for each in percale.objects("services") if each["metadata"]["name"] == "web"]
+    entries = [each["ip"] for each in service["status"]["loadBalancer"]["ingress"]]
+    assert [":" in each for each in entries] == [False, True]
+    for target in (("svc/web", "8080", "-6"), *((address, "8080") for address in entries)):
+        found = trace(percale, "friend", *target)
+        (translated,) = of_kind(found["hops"], "nat", direction="request")
+        assert (found["to"], translated["service"]) == ("svc/default/web", "svc/default/web:8080")
+        (restored,) = of_kind(found["hops"], "nat", direction="reply")
+        assert (restored["before"], restored["after"]) == (translated["after"], translated["before"])
+
+
 def test_wrong_questions_are_told_in_a_line(lab: Person) -> None:
     assert "there is no pod default/nobody" in lab.complaint("trace", "nobody", "web", "80")
     assert "has no port" in lab.complaint("trace", "friend", "web")
