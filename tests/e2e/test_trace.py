@@ -150,9 +150,9 @@ def test_services_by_ipv6_and_at_a_load_balancer(percale: Person) -> None:
     assert [":" in each for each in entries] == [False, True]
     for target in (("svc/web", "8080", "-6"), *((address, "8080") for address in entries)):
         found = trace(percale, "friend", *target)
-        (translated,) = of_kind(found["hops"], "nat", direction="request")
+        (translated,) = of_kind(found["hops"], "nat", direction="request", what="dnat")
         assert (found["to"], translated["service"]) == ("svc/default/web", "svc/default/web:8080")
-        (restored,) = of_kind(found["hops"], "nat", direction="reply")
+        (restored,) = of_kind(found["hops"], "nat", direction="reply", what="dnat")
         assert (restored["before"], restored["after"]) == (translated["after"], translated["before"])
 
 
