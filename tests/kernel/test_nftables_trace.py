@@ -19,7 +19,9 @@ from tests.kernel.inside import inside
 
 from percale.kernel.netns import NetnsThread
 from percale.kernel.nftables.trace import WATCH_TABLE, TracedVerdict, Tracer
+from percale.render.policy.base_chains import EGRESS_NODE, INPUT, OWN_NODE
 
+NODE = {4: "10.244.1.1", 6: "fd00:244:1::1"}
 BOTH = pytest.mark.parametrize("version", [4, 6])
 
 ONLY_8080 = f"""\
@@ -53,14 +55,15 @@ def watch(traced_world: World) -> Iterator[Tracer]:
     made.close()
 
 
-def knock(world: World, version: int, port: int, kind: int = socket.SOCK_DGRAM) -> None:
-    """A packet of a to b that begins a connection."""
+def knock(world: World, version: int, port: int, kind: int = socket.SOCK_DGRAM, to: str | None = None) -> None:
+    """A packet of a that begins a connection, to b by default."""
+    target = to or B[version], port
     with inside(world.a, lambda: socket.socket(FAMILIES[version], kind)) as knocker:
         knocker.setblocking(False)
         if kind == socket.SOCK_STREAM:
-            knocker.connect_ex((B[version], port))
+            knocker.connect_ex(target)
         else:
-            knocker.sendto(b"x", (B[version], port))
+            knocker.sendto(b"x", target)
 
 
 def seen(watch: Tracer, count: int) -> list[TracedVerdict]:
@@ -86,6 +89,27 @@ def test_the_rule_that_allows_and_the_one_that_denies_are_named(
     assert (denied.source, denied.destination, denied.protocol, denied.port) == (*ends, socket.IPPROTO_UDP, 81)
     assert (denied.allowed, denied.rules) == (False, ("no rule allows it: np:default/web",))
     assert allowed.source_port
+
+
+@BOTH
+def test_what_a_pod_may_not_send_to_its_own_node_is_seen(traced_world: World, watch: Tracer, version: int) -> None:
+    """It finds its neighbour, the node, all the same."""
+    traced_world.nft(f"""\
+table inet percale {{
+    chain egress-node-a {{
+        drop comment "cnp:c#egress[0]"
+    }}
+    chain {INPUT.name} {{
+        type filter hook input priority filter; policy accept;
+        jump {OWN_NODE}
+    }}
+}}
+add element inet percale {EGRESS_NODE[version]} {{ {A[version]} : jump egress-node-a }}
+""")
+    knock(traced_world, version, PORT, to=NODE[version])
+    (denied,) = seen(watch, 1)
+    assert denied.destination == ip_address(NODE[version]).packed
+    assert (denied.allowed, denied.rules) == (False, ("cnp:c#egress[0]",))
 
 
 @BOTH

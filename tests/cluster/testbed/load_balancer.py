@@ -55,7 +55,7 @@ def _work(layout: Layout, ended: Event) -> None:
         while not ended.wait(_EVERY):
             wanted = assign(layout, server)
             for address in wanted.keys() | routes.keys():
-                if wanted.get(address, []) != routes.get(address):
+                if wanted.get(address, []) != routes.get(address, []):
                     _route(layout, address, wanted.get(address, []))
             routes = wanted
 
@@ -128,6 +128,7 @@ def _is_healthy(layout: Layout, node: str, port: int) -> bool:
 
 
 def _route(layout: Layout, address: str, nodes: list[str]) -> None:
+    """Without nodes packets go the default way, to the switch, which drops them: nobody answers, as in a cloud."""
     hops = [word for node in nodes for word in ("nexthop", "via", node)]
-    words = [address, "src", CLIENT, *hops] if nodes else ["blackhole", address]
-    run([*in_control_plane(layout), "ip", "route", "replace", *words])
+    words = ["replace", address, "src", CLIENT, *hops] if nodes else ["del", address]
+    run([*in_control_plane(layout), "ip", "route", *words])
