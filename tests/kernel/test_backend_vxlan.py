@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.kernel.conftest import Space
 from tests.kernel.nodes import DUAL, Fabric, Node, eventually, reaches
 
-from percale.checks.settings import LOOSE
+from percale.checks.sysctls import LOOSE
 from percale.errors import KernelError
 from percale.render.objects import Route
 

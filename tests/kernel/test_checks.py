@@ -21,7 +21,7 @@ from tests.kernel.inside import inside
 from tests.waiting import until
 
 from percale.agent.pid_file import single_agent
-from percale.checks import kernel_features, settings
+from percale.checks import clock, kernel_features
 from percale.checks.registry import NODE
 from percale.checks.scratch import Scratch
 from percale.errors import KernelError
@@ -462,10 +462,10 @@ def test_a_clock_that_is_not_the_store_s(
 ) -> None:
     address = server if scheme == "etcd" else write_kubeconfig(tmp_path, server)
     host = node.host(store=f"{scheme}:{address}")
-    assert settings.clock(host).result == "ok"
+    assert clock.clock(host).result == "ok"
     for seconds, words in ((3600, "behind"), (-3600, "ahead of")):
         monkeypatch.setattr(_Late, "seconds", seconds)
-        found = settings.clock(host)
+        found = clock.clock(host)
         assert found.result == "error"
         assert words in found.evidence
         assert found.type == ("timedatectl set-ntp true",)

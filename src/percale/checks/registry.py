@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from percale.checks import (
     agent,
+    clock,
     filters,
     kernel_features,
     lab,
@@ -13,7 +14,7 @@ from percale.checks import (
     others,
     peers,
     services,
-    settings,
+    sysctls,
     underlay,
 )
 from percale.checks.check import Check
@@ -38,16 +39,16 @@ FEATURES = (
 """What the kernel must be able to do: an agent that is ready has found it so."""
 
 HOST = (
-    Check("bridge-netfilter", "policies do not see packets between pods of one node", settings.bridge_netfilter),
+    Check("bridge-netfilter", "policies do not see packets between pods of one node", sysctls.bridge_netfilter),
     Check(
         "forwarding",
         "pods reach nothing beyond their node while it is off; the agent sets it",
-        settings.forwarding,
+        sysctls.forwarding,
     ),
     Check(
         "rp-filter",
         "what comes back by another interface is dropped (TcpExt:IPReversePathFilter)",
-        settings.reverse_path,
+        sysctls.reverse_path,
     ),
     Check("interface", "the agent does not know how other nodes reach this one, and waits", underlay.interface),
     Check("mtu", "small packets pass, large ones hang", underlay.mtu),
@@ -63,7 +64,7 @@ HOST = (
     Check("xtables-lock", "programs that use iptables (kube-proxy, Docker) change no rule", others.xtables_lock),
     Check("ports", "load balancers and probes ask another program", others.ports),
     Check("address-ranges", "packets for pods or Services go to other machines, or theirs to pods", leases.ranges),
-    Check("clock", "certificates are refused, leases end too early", settings.clock),
+    Check("clock", "certificates are refused, leases end too early", clock.clock),
 )
 """What else a node needs, before and after."""
 

@@ -27,7 +27,7 @@ from percale.policy.flow_match import rule_matches
 from percale.policy.kinds.registry import POLICY_KINDS, PolicyKinds
 from percale.policy.node_index import NodeIndex
 from percale.policy.pod_facts import PodFacts, facts_of
-from percale.policy.rule_copies import RuleCopies, SelectedPod
+from percale.policy.rule_quota import RuleQuota, SelectedPod
 from percale.policy.rule_terms import EVERYTHING, Direction, PodSelectorTerm, digest
 from percale.policy.selector_index import PodDelta, SelectorIndex, pod_ids_in
 from percale.policy.verdict import Decision, Flow, FlowEnd, Verdict
@@ -130,7 +130,7 @@ class Evaluator:
         self._kept = 0
         """Policies in these classes."""
         self._costs = PolicyCosts(self.selector_index)
-        self._copies = RuleCopies()
+        self._quota = RuleQuota()
         for obj in sorted(objects, key=lambda each: isinstance(each, Pod)):
             self.put(obj)
 
@@ -187,7 +187,7 @@ class Evaluator:
         self.policies[policy.key] = policy
         others: Set[PolicyKey] = frozenset()
         if policy.tier == "NetworkPolicy":
-            others = self._costs.put(policy) | self._copies.set_policy(policy.key, policy)
+            others = self._costs.put(policy) | self._quota.set_policy(policy.key, policy)
             others |= self._select(policy.key, before, self._members(policy))
         return self._policies_changed(old, policy, before, others)
 
@@ -199,7 +199,7 @@ class Evaluator:
         self._release(old)
         others: Set[PolicyKey] = frozenset()
         if old.tier == "NetworkPolicy":
-            others = self._costs.remove(key) | self._select(key, before, set()) | self._copies.set_policy(key, None)
+            others = self._costs.remove(key) | self._select(key, before, set()) | self._quota.set_policy(key, None)
         return self._policies_changed(old, None, before, others)
 
     def _policies_changed(
@@ -213,7 +213,7 @@ class Evaluator:
         )
 
     def _pods_changed(self, deltas: Sequence[PodDelta]) -> PolicyDelta:
-        others = self._copies.set_pods({each.pod_id: self._selected(each.pod_id) for each in deltas})
+        others = self._quota.set_pods({each.pod_id: self._selected(each.pod_id) for each in deltas})
         reclassified = tuple(self._reclassified(others))
         selected = frozenset[int]().union(*(self._members(each) for _, each in reclassified))
         return PolicyDelta(tuple(deltas), reclassified, selected)
@@ -226,7 +226,7 @@ class Evaluator:
         """Returns policies that are too large now, or no longer."""
         pods = self.selector_index.pods
         gained = {pod_id: pod for pod_id in after - before if (pod := pods[pod_id]) is not None and not pod.unknown}
-        return self._copies.select(key, gained, before - after - self.selector_index.unknown)
+        return self._quota.select(key, gained, before - after - self.selector_index.unknown)
 
     def _selected(self, pod_id: int) -> SelectedPod | None:
         """The NetworkPolicies that select a pod; None: there is none."""
@@ -261,7 +261,7 @@ class Evaluator:
     @property
     def too_large(self) -> frozenset[PolicyKey]:
         """The policies whose rules are left out for what they would cost."""
-        return self._copies.left_out.union(self._costs.too_large)
+        return self._quota.left_out.union(self._costs.too_large)
 
     @property
     def object_keys(self) -> Iterator[tuple[type[Object], ObjectKey]]:
@@ -320,7 +320,7 @@ class Evaluator:
         return PolicyClass(tuple(policies))
 
     def _is_too_large(self, key: PolicyKey) -> bool:
-        return self._costs.is_too_large(key) or self._copies.is_left_out(key)
+        return self._costs.is_too_large(key) or self._quota.is_left_out(key)
 
     def flow_end(self, address: bytes) -> FlowEnd:
         """The pod or node that owns this packed address."""

@@ -19,7 +19,7 @@ from percale.model.addresses import parse_network
 from percale.model.meta import ObjectKey
 from percale.model.networkpolicy import NetworkPolicy
 from percale.model.pod import Pod
-from percale.policy import cost, rule_copies
+from percale.policy import cost, rule_quota
 from percale.policy.evaluator import Evaluator, PolicyClass
 from percale.policy.pod_facts import MAX_NAMED_PORTS
 from percale.policy.rule_terms import Block
@@ -224,7 +224,7 @@ def test_a_class_that_one_pod_leaves_and_another_joins_has_the_rules_of_now() ->
 
 def test_pods_with_labels_of_their_own_do_not_multiply_a_large_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each class has its rules once more, on its own node: the policy is left out, closed, until there are few again."""
-    monkeypatch.setattr(rule_copies, "MAX_RULES", 100)
+    monkeypatch.setattr(rule_quota, "MAX_RULES", 100)
     evaluator, renderer, _ = rendered(policy(to=[one_of(1)]))
     large = builders.policy("large", namespace="x", egress=[{"to": [one_of(each) for each in range(30)]}])
     held = TableState.bare(SET_SPECS).apply(renderer.snapshot())

@@ -1,4 +1,4 @@
-"""How many rules the chains of a namespace's pods have together, on each node. `evaluator.py` asks.
+"""How many rules the chains of a namespace's pods may have together, on each node. `evaluator.py` asks.
 
 Pods of one class share a chain, and each class has the rules of all its policies. So whoever may label pods multiplies the
 rules of a policy: a hundred pods with a policy for each beside a large one for all of them. The rules of a namespace are limited
@@ -35,7 +35,7 @@ class _Place(NamedTuple):
     node: str | None
 
 
-class RuleCopies:
+class RuleQuota:
     """Changes return the policies that are left out now and were not, or the other way round."""
 
     def __init__(self) -> None:
