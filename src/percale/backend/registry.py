@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from percale.backend.alloc import AllocBackend
-from percale.backend.bgp.backend import BgpBackend
 from percale.backend.extension.backend import ExtensionBackend
 from percale.backend.host_gw import HostGw
 from percale.backend.ipip import IpipBackend
@@ -17,12 +16,19 @@ from percale.backend.vxlan import VxlanBackend
 from percale.backend.wireguard.backend import WireguardBackend
 from percale.model.netconf import NetworkConfig
 
+
+def _bgp(options: Any) -> Backend:
+    from percale.backend.bgp.backend import BgpBackend  # noqa: PLC0415 -- most networks have another
+
+    return BgpBackend(options)
+
+
 BACKENDS: dict[str, Callable[[Any], Backend]] = {
     "vxlan": VxlanBackend,
     "ipip": IpipBackend,
     "wireguard": WireguardBackend,
     "host-gw": lambda _options: HostGw(),
-    "bgp": BgpBackend,
+    "bgp": _bgp,
     "udp": UdpBackend,
     "alloc": lambda _options: AllocBackend(),
     "extension": ExtensionBackend,

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from percale.agent.context import AgentContext
 from percale.agent.informer import STORE, Change, Subscription
 from percale.agent.network.backend_supervisor import BackendSupervisor
 from percale.agent.network.backend_transition import BackendTransition
-from percale.agent.network.bgp import NodeBgp
 from percale.agent.network.fastpath import Fastpath
 from percale.agent.network.ip_pools import NodePools
 from percale.agent.network.key_renewal import KeyRenewal
@@ -33,7 +33,6 @@ from percale.agent.reporter import NetworkStatus
 from percale.agent.service.host_ports import HostPorts
 from percale.agent.state import ADDRESSES, NodeState
 from percale.agent.status import Addresses, Pod
-from percale.backend.bgp.bird_process import BirdProcess
 from percale.backend.protocol import Backend, LocalNode
 from percale.backend.transition import Transition
 from percale.cni.attachments import device_exists
@@ -59,6 +58,10 @@ from percale.render.network.node_elements import node_elements
 from percale.render.network.pod_veth import PodDefaults, unreachable_subnets
 from percale.render.objects import Sysctl
 from percale.store.protocol import Deleted, Snapshot, Upserted
+
+if TYPE_CHECKING:
+    from percale.agent.network.bgp import NodeBgp
+    from percale.backend.bgp.bird_process import BirdProcess
 
 DEVICE, FORWARDING, SHORTCUT = "node/device", "node/forwarding", "node/shortcut"
 OUTSIDE_SUBNET = "addresses of pods"
@@ -169,6 +172,8 @@ class NodeNetwork:
         )  # a store that lost all leases gets ours again at once
 
     def _bgp_of(self, daemon: BirdProcess, context: AgentContext) -> NodeBgp:
+        from percale.agent.network.bgp import NodeBgp  # noqa: PLC0415 -- most backends have none
+
         return NodeBgp(
             context,
             daemon,
