@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from percale.checks.host import Host
+from percale.lab.commands import run_at
 from percale.lab.run_dir import LabDir, lab_of_node
 
 _OF_THE_MACHINE = ("modprobe ", "echo ", "apt-get ")
@@ -37,7 +38,7 @@ def doctor(host: Host, where: str) -> str:
 def on_node(host: Host, node: str, command: str) -> str:
     """Another node than the host."""
     lab_dir = _lab(host)
-    return f"{command if lab_dir is None else _in_lab(lab_dir, node, command)}   # on {node}"
+    return f"{command if lab_dir is None else run_at(lab_dir.name, node, command)}   # on {node}"
 
 
 def as_typed(host: Host, command: str) -> str:
@@ -45,11 +46,7 @@ def as_typed(host: Host, command: str) -> str:
     lab_dir = _lab(host)
     if lab_dir is None or command.startswith(("percale lab ", "percale doctor --lab ", *_OF_THE_MACHINE)):
         return command
-    return _in_lab(lab_dir, host.config.node, command)
-
-
-def _in_lab(lab_dir: LabDir, node: str, command: str) -> str:
-    return lab_dir.command(f"node {node} -- {command}")
+    return run_at(lab_dir.name, host.config.node, command)
 
 
 def _lab(host: Host) -> LabDir | None:

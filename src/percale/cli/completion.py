@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 from click.types import StringParamType
 
 from percale.errors import PercaleError
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import default_lab
 
 VARIABLE = "_PERCALE_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from percale.cli.lab_documents import pod_networks_of_labs
 from percale.cli.left_out import print_left_out
-from percale.cli.options import lab_of_source, lab_words, validation
+from percale.cli.options import lab_of_source, validation
 from percale.controllers.offline import with_generated_slices
 from percale.explain.service_world import NO_NODE, ServiceWorld, pod_networks
 from percale.explain.why.targets import TargetLookup
 from percale.explain.world import Tool, World, overlaid
 from percale.lab.api.client import ask, get_objects
+from percale.lab.commands import lab_words
 from percale.lab.run_dir import locate
 from percale.lab.spec.topology import Lab, topology
 from percale.model.addresses import IPNetwork

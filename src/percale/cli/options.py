@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from percale.cli.lab_option import given_lab
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import default_lab, lab_words
 from percale.model.addresses import IPNetwork, is_network, parse_network
 from percale.model.manifest.strictness import Validation
 
@@ -70,11 +70,6 @@ def networks(texts: Iterable[str], option: str, but: str | None = None) -> tuple
         if not is_network(word):
             raise click.BadParameter(f"{word!r} is not a network, such as 10.0.0.0/16", param_hint=option)
     return tuple(map(parse_network, words))
-
-
-def lab_words(lab: str) -> str:
-    """What a command that is printed needs behind its verb to mean this lab."""
-    return "" if lab == default_lab() else f" --lab {lab}"
 
 
 def source_words(files: Sequence[str], lab: str | None) -> str:

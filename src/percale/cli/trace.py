@@ -10,7 +10,8 @@ import click
 from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_option, lab_words, namespace_option
+from percale.cli.options import lab_option, namespace_option
+from percale.lab.commands import lab_command, lab_words, run_at
 from percale.trace.hops import AnyHop, End, Outcome, RuleHop, Trace
 
 if TYPE_CHECKING:
@@ -42,31 +43,30 @@ class TraceDocument(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-class _LabSurroundings(Struct, frozen=True):
-    """Commands for a lab."""
+class _LabCommands(Struct, frozen=True):
+    """`trace.diagnosis.TypedCommands` of a lab."""
 
     plan: TracePlan
-    words: str
-    """What means this lab behind a verb."""
+    lab: str
 
     def at(self, place: str, command: str) -> str:
         kind = next(each.kind for each in self.plan.places if each.name == place)
         if kind == "router":
             return f"{command} (at the lab's router)"
-        return f"percale lab {'exec' if kind == 'pod' else 'node'}{self.words} {place} -- {command}"
+        return run_at(self.lab, place, command, "exec" if kind == "pod" else "node")
 
     def restart_agent(self, node: str) -> str:
-        return f"percale lab restart-agent{self.words} {node}"
+        return lab_command(self.lab, f"restart-agent {node}")
 
     def why(self) -> str:
-        return f"percale why {shlex.join(self.plan.question)}{self.words}"
+        return f"percale why {shlex.join(self.plan.question)}{lab_words(self.lab)}"
 
     def mend(self, rule: RuleHop) -> End | None:
         """The router drops what a cut cable would."""
         if (rule.place, rule.table) != ("router", "lab"):
             return None
         cables = " and ".join(f"between {one} and {other}" for one, other in self.plan.cuts)
-        commands = tuple(f"percale lab heal{self.words} {one} {other}" for one, other in self.plan.cuts)
+        commands = tuple(lab_command(self.lab, f"heal {one} {other}") for one, other in self.plan.cuts)
         return End("lost", rule.place, f"the lab's cable {cables} is cut", commands)
 
 
@@ -147,7 +147,7 @@ def trace(
     plan = convert(answer, TracePlan)
     model = _Model(lab)
     evidence = send(lab_dir, plan, timeout, lambda: model.load(services=plan.target.startswith("svc/")))
-    found = _explained(model, lab_words(lab), plan, evidence)
+    found = _explained(model, lab, plan, evidence)
     if output == "json":
         document = TraceDocument(
             plan.source,
@@ -179,18 +179,16 @@ def _question(plan: TracePlan) -> str:
     return f"{plan.source} → {plan.target}, {at}/{plan.protocol.lower()}"
 
 
-def _explained(model: _Model, words: str, plan: TracePlan, evidence: Evidence) -> Trace:
+def _explained(model: _Model, lab: str, plan: TracePlan, evidence: Evidence) -> Trace:
     """The hops with names, the end, and what the model says of it."""
     from percale.trace.assembly import assemble
     from percale.trace.comparison import policy_differences, service_differences, with_services
     from percale.trace.diagnosis import diagnose, notes
 
-    around, objects = _LabSurroundings(plan, words), model.world.objects
+    typed, objects = _LabCommands(plan, lab), model.world.objects
     hops = with_services(assemble(evidence), objects, plan.protocol)
     differences = (
         *policy_differences(evidence, model.evaluator),
         *service_differences(evidence, hops, objects, model.services_of),
     )
-    return Trace(
-        hops, diagnose(evidence, hops, around), differences, tuple(notes(evidence, hops, plan.troubles, around))
-    )
+    return Trace(hops, diagnose(evidence, hops, typed), differences, tuple(notes(evidence, hops, plan.troubles, typed)))

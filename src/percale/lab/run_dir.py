@@ -28,7 +28,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from percale.errors import LabError, NoSuchLab
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import lab_command
 
 _GROUP_MARGIN = re.compile(r"^ +[|+] ?")
 """What a traceback puts in front of the lines of a group of errors."""
@@ -77,9 +77,7 @@ class LabDir(Struct, frozen=True):
 
     def command(self, words: str) -> str:
         """A verb of this lab with its arguments, as one types it."""
-        verb, _, rest = words.partition(" ")
-        lab = "" if self.name == default_lab() else f" --lab {self.name}"
-        return f"percale lab {verb}{lab}{f' {rest}' if rest else ''}"
+        return lab_command(self.name, words)
 
     def pod(self, namespace: str, name: str) -> Path:
         """The files that a pod sees in its own /etc."""

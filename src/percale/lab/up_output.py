@@ -11,8 +11,8 @@ from pathlib import Path
 
 import percale
 from percale.counted import counted
+from percale.lab.commands import default_lab, lab_command, lab_words, run_at
 from percale.lab.controller import LabConfig
-from percale.lab.default_lab import default_lab
 from percale.lab.process.bootstrap import Event
 from percale.lab.spec.topology import Topology
 from percale.model.netconf import NetworkConfig
@@ -84,7 +84,7 @@ class UpProgress:
         self.echo(f"\nnot ready after {timeout:.0f} s:")
         for line in missing:
             self.echo(f"  {line}")
-        self._print_suggestions([f"percale lab status{self._option}", f"percale lab down{self._argument}"])
+        self._print_suggestions([lab_command(self.name, "status"), f"percale lab down{self._argument}"])
 
     def _print_node(self, event: Event) -> None:
         machine = self.config.topology.find(event["name"])
@@ -126,33 +126,25 @@ class UpProgress:
 
     def _suggestions(self, pairs: Sequence[dict[str, str]]) -> Iterator[str]:
         """Commands that work with the pods that are there."""
-        lab = self._option
         if self.config.kubernetes is not None:
-            yield f"export KUBECONFIG=$(percale lab kubeconfig{lab})"
+            yield f"export KUBECONFIG=$({lab_command(self.name, 'kubeconfig')})"
             yield "kubectl get pods -A -o wide"
         if not self._pods_printed:
-            yield f"percale lab apply{lab} -f {shlex.quote(str(_example(_FIRST_EXAMPLE)))}"
-            yield f"percale lab wait{lab} --for=condition=Ready pod --all -n by-name"
-            yield f"percale lab probe{lab} -n by-name client nginx 80"
-        yield f"percale lab get pods -A -o wide{lab}"
+            yield lab_command(self.name, f"apply -f {shlex.quote(str(_example(_FIRST_EXAMPLE)))}")
+            yield lab_command(self.name, "wait --for=condition=Ready pod --all -n by-name")
+            yield lab_command(self.name, "probe -n by-name client nginx 80")
+        yield f"percale lab get pods -A -o wide{lab_words(self.name)}"
         for pair in pairs:
-            yield f"percale lab probe{lab} {pair['from']} {pair['to']} {pair['port']}"
-            yield f"percale lab exec{lab} {pair['from']} -- ip route"
-        yield (
-            f"percale lab node{lab} {self.config.topology.nodes[0].name} -- ip route"
-            if (self.config.topology.nodes)
-            else f"percale lab add-node{lab} node1"
-        )
+            yield lab_command(self.name, f"probe {pair['from']} {pair['to']} {pair['port']}")
+            yield run_at(self.name, pair["from"], "ip route", "exec")
+        nodes = self.config.topology.nodes
+        yield run_at(self.name, nodes[0].name, "ip route") if nodes else lab_command(self.name, "add-node node1")
         yield f"percale lab down{self._argument}"
 
     def _print_suggestions(self, commands: Sequence[str]) -> None:
         self.echo("\ntry:")
         for command in commands:
             self.echo(f"  {command}")
-
-    @property
-    def _option(self) -> str:
-        return "" if self.name == default_lab() else f" --lab {self.name}"
 
     @property
     def _argument(self) -> str:

@@ -22,7 +22,7 @@ _NOWHERE = ("blackhole", "unreachable", "prohibit", "throw")
 _STRICT = 1
 
 
-class Surroundings(Protocol):
+class TypedCommands(Protocol):
     """How a cluster is worked on: commands to be typed."""
 
     def at(self, place: str, command: str) -> str:
@@ -43,7 +43,7 @@ class _Case(Struct, frozen=True):
 
     evidence: Evidence
     hops: Sequence[AnyHop]
-    around: Surroundings
+    typed: TypedCommands
     place: str
     seen: Sighting
 
@@ -67,17 +67,17 @@ class _Case(Struct, frozen=True):
         return next((each for each in self.evidence.of(self.place).devices if each.name == name), None)
 
 
-def diagnose(evidence: Evidence, hops: Sequence[AnyHop], around: Surroundings) -> End:
+def diagnose(evidence: Evidence, hops: Sequence[AnyHop], typed: TypedCommands) -> End:
     """The end of the way."""
-    if (end := _answer(evidence, hops, around)) is not None:
+    if (end := _answer(evidence, hops, typed)) is not None:
         return end
-    if (end := _dropped(hops, around)) is not None:
+    if (end := _dropped(hops, typed)) is not None:
         return end
     ordered = evidence.sightings()
     if not ordered:
-        return _never_seen(evidence, hops, around)
+        return _never_seen(evidence, hops, typed)
     place, seen = _furthest(ordered)
-    case = _Case(evidence, hops, around, place, seen)
+    case = _Case(evidence, hops, typed, place, seen)
     for find in _CAUSES:
         if (end := find(case)) is not None:
             return end
@@ -94,7 +94,7 @@ def _furthest(ordered: Sequence[tuple[str, Sighting]]) -> tuple[str, Sighting]:
     return ordered[-1]
 
 
-def _answer(evidence: Evidence, hops: Sequence[AnyHop], around: Surroundings) -> End | None:
+def _answer(evidence: Evidence, hops: Sequence[AnyHop], typed: TypedCommands) -> End | None:
     """By the first packet that came back to FROM."""
     came = (seen for place, seen in evidence.sightings() if place == evidence.start and not seen.outgoing)
     seen = next((each for each in came if each.is_answer), None)
@@ -105,44 +105,44 @@ def _answer(evidence: Evidence, hops: Sequence[AnyHop], around: Surroundings) ->
         return End("answered", place, f"{found.detail} from {end_text(found.header, source=True)}")
     who = end_text(found.header, source=True) if found.outer is None else str(found.outer.source)
     said = error_text(found) if found.error is not None else "RST"
-    if (dropped := _dropped(hops, around)) is not None:
+    if (dropped := _dropped(hops, typed)) is not None:
         return replace(dropped, outcome="refused", what=f"{dropped.what} ({said} from {who})")
     if found.error is None or found.error in _PORT_UNREACHABLE:
         return End("refused", place, f"{who} answers {said}: no socket listens there")
-    return End("unreachable", place, f"{who} answers {said}", _unreachable_commands(hops, around))
+    return End("unreachable", place, f"{who} answers {said}", _unreachable_commands(hops, typed))
 
 
-def _unreachable_commands(hops: Sequence[AnyHop], around: Surroundings) -> tuple[str, ...]:
+def _unreachable_commands(hops: Sequence[AnyHop], typed: TypedCommands) -> tuple[str, ...]:
     route = next((each for each in hops if isinstance(each, RouteHop) and _is_bad(each)), None)
     if route is None:
         return ()
-    return (around.at(route.place, f"ip route get {route.destination}"),)
+    return (typed.at(route.place, f"ip route get {route.destination}"),)
 
 
 def _is_bad(hop: RouteHop) -> bool:
     return hop.error is not None or hop.kind in _NOWHERE
 
 
-def _dropped(hops: Sequence[AnyHop], around: Surroundings) -> End | None:
+def _dropped(hops: Sequence[AnyHop], typed: TypedCommands) -> End | None:
     rule = next((each for each in reversed(hops) if isinstance(each, RuleHop) and each.drops), None)
     if rule is None:
         return None
-    if (known := around.mend(rule)) is not None:
+    if (known := typed.mend(rule)) is not None:
         return known
     chain = f"{rule.family} {rule.table} {rule.chain}"
     match rule.stage:
         case "egress" | "ingress" | "policy":
-            by, command = f"by policy: {rule.rule or rule.comment}", around.why()
+            by, command = f"by policy: {rule.rule or rule.comment}", typed.why()
         case "service" if rule.chain == "reject-chain":
-            by, command = "for the Service has no ready endpoint, or not this port", around.why()
+            by, command = "for the Service has no ready endpoint, or not this port", typed.why()
         case "service":
-            by, command = f"by Services' rules: {rule.comment or chain}", around.why()
+            by, command = f"by Services' rules: {rule.comment or chain}", typed.why()
         case "foreign":
             text = rule.text or (f"handle {rule.handle}" if rule.handle else "its policy")
             by = f"by a rule of another program: {chain}: {text}"
-            command = around.at(rule.place, f"nft {_undo(rule, chain)}")
+            command = typed.at(rule.place, f"nft {_undo(rule, chain)}")
         case _:
-            by, command = f"by {chain}: {rule.comment}", around.at(rule.place, "percale status")
+            by, command = f"by {chain}: {rule.comment}", typed.at(rule.place, "percale status")
     return End("dropped", rule.place, f"{rule.place}: the {rule.direction} is dropped {by}", (command,))
 
 
@@ -150,22 +150,22 @@ def _undo(rule: RuleHop, chain: str) -> str:
     return f"delete rule {chain} handle {rule.handle}" if rule.handle else f"chain {chain} '{{ policy accept; }}'"
 
 
-def _never_seen(evidence: Evidence, hops: Sequence[AnyHop], around: Surroundings) -> End:
+def _never_seen(evidence: Evidence, hops: Sequence[AnyHop], typed: TypedCommands) -> End:
     place = evidence.start
     for path in evidence.of(place).paths:
-        if path.input is None and (end := _neighbour(place, path, around)) is not None:
+        if path.input is None and (end := _neighbour(place, path, typed)) is not None:
             return end
     why = evidence.refusal or "it was not seen at any device"
-    command = around.at(place, f"ip route get {evidence.destination}")
+    command = typed.at(place, f"ip route get {evidence.destination}")
     return End("unsent", place, f"{place} cannot send: {why}", (command,))
 
 
-def _neighbour(place: str, path: PathLookup, around: Surroundings) -> End | None:
+def _neighbour(place: str, path: PathLookup, typed: TypedCommands) -> End | None:
     entry = path.neighbour
     if entry is None or entry.state not in _NO_NEIGHBOUR:
         return None
     what = f"{place}: {entry.address} has no MAC on {path.device} (neighbour {entry.state})"
-    return End("lost", place, what, (around.at(place, f"ip neigh show dev {path.device}"),))
+    return End("lost", place, what, (typed.at(place, f"ip neigh show dev {path.device}"),))
 
 
 def _where(seen: Sighting) -> str:
@@ -173,7 +173,7 @@ def _where(seen: Sighting) -> str:
 
 
 def _lost(case: _Case, what: str, *commands: str) -> End:
-    return End("lost", case.place, what, tuple(case.around.at(case.place, each) for each in commands))
+    return End("lost", case.place, what, tuple(case.typed.at(case.place, each) for each in commands))
 
 
 # Causes, each by what was seen last
@@ -188,7 +188,7 @@ def _error_on_the_way(case: _Case) -> End | None:
     if found.error in _PORT_UNREACHABLE and case.evidence.of(case.place).kind == "node":
         sender = _place_of(case, str(found.outer.source))
         what = f"{sender}: no program or device takes the tunnel's packets ({said})"
-        return End("lost", sender, what, (case.around.restart_agent(sender), case.around.at(sender, "ss -lun")))
+        return End("lost", sender, what, (case.typed.restart_agent(sender), case.typed.at(sender, "ss -lun")))
     return _lost(case, f"{found.outer.source} says: {said}, to {case.place}", f"ip route get {case.header.source}")
 
 
@@ -212,13 +212,13 @@ def _wrong_mac(case: _Case) -> End | None:
 
 def _wrong_end(case: _Case) -> End | None:
     """The tunnel leads to an address that no machine has."""
-    evidence, destination, around = case.evidence, str(case.header.destination), case.around
+    evidence, destination, typed = case.evidence, str(case.header.destination), case.typed
     if not case.is_tunnel or not evidence.names or _machine_with(evidence, destination) is not None:
         return None
     carried = (at for at, seen in evidence.sightings() if seen.found.is_carried and seen.found.outer == case.header)
     place = next(carried, case.place)
     what = f"{place}: its tunnel sends to {destination}, and no node has this address"
-    return End("lost", place, what, (around.restart_agent(place), around.at(place, "bridge fdb show")))
+    return End("lost", place, what, (typed.restart_agent(place), typed.at(place, "bridge fdb show")))
 
 
 def _refused_by_routing(case: _Case) -> End | None:
@@ -238,9 +238,9 @@ def _refused_by_routing(case: _Case) -> End | None:
 
 def _no_route(case: _Case, why: str) -> End:
     place = case.place
-    commands = [case.around.at(place, f"ip route get {case.header.destination}")]
+    commands = [case.typed.at(place, f"ip route get {case.header.destination}")]
     if case.evidence.of(place).kind == "node":
-        commands.append(case.around.restart_agent(place))
+        commands.append(case.typed.restart_agent(place))
     return End("lost", place, f"{place}: no route to {case.header.destination}: {why}", tuple(commands))
 
 
@@ -275,7 +275,7 @@ def _no_neighbour(case: _Case) -> End | None:
     path = case.path
     if case.seen.outgoing or path is None:
         return None
-    return _neighbour(case.place, path, case.around)
+    return _neighbour(case.place, path, case.typed)
 
 
 def _not_encapsulated(case: _Case) -> End | None:
@@ -283,19 +283,17 @@ def _not_encapsulated(case: _Case) -> End | None:
     device = case.device
     if not case.seen.outgoing or device is None or device.kind not in ("vxlan", "tun", "ipip", "wireguard", "sit"):
         return None
-    place, around = case.place, case.around
+    place, typed = case.place, case.typed
     route = next(
         (each for each in reversed(case.hops) if isinstance(each, RouteHop) and each.device == device.name), None
     )
     if route is not None and route.forwarding is not None and route.forwarding.remote is None:
         what = f"{place}: no forwarding entry of {device.name} for {route.forwarding.mac}, the MAC of {route.via}"
         return End(
-            "lost", place, what, (around.at(place, f"bridge fdb show dev {device.name}"), around.restart_agent(place))
+            "lost", place, what, (typed.at(place, f"bridge fdb show dev {device.name}"), typed.restart_agent(place))
         )
     what = f"{place}: {device.name} sent no packet to the other node"
-    return End(
-        "lost", place, what, (around.at(place, f"ip -s -d link show {device.name}"), around.restart_agent(place))
-    )
+    return End("lost", place, what, (typed.at(place, f"ip -s -d link show {device.name}"), typed.restart_agent(place)))
 
 
 def _bridge_port(case: _Case) -> End | None:
@@ -327,7 +325,7 @@ def _not_decapsulated(case: _Case) -> End | None:
     sums = [name for name in counted if "Csum" in name]
     why = f"checksum errors ({', '.join(sums)})" if sums else "no tunnel takes it: its device, its id, or its program"
     what = f"{place}: the tunnel's packet came in by {case.seen.device}, and nothing came out of it: {why}"
-    commands = (case.around.at(place, "ip -d link show type vxlan"), case.around.restart_agent(place))
+    commands = (case.typed.at(place, "ip -d link show type vxlan"), case.typed.restart_agent(place))
     return End("lost", place, what, commands)
 
 
@@ -356,13 +354,13 @@ _CAUSES: tuple[Callable[[_Case], End | None], ...] = (
 
 
 def notes(
-    evidence: Evidence, hops: Sequence[AnyHop], troubles: Mapping[str, str], around: Surroundings
+    evidence: Evidence, hops: Sequence[AnyHop], troubles: Mapping[str, str], typed: TypedCommands
 ) -> Iterator[str]:
     """What else is wrong on the way."""
     places = {each.place for each in hops}
     for node, trouble in troubles.items():
         if node in places:
-            yield f"the agent of {node} is not ready: {trouble}; type: {around.restart_agent(node)}"
+            yield f"the agent of {node} is not ready: {trouble}; type: {typed.restart_agent(node)}"
     for each in evidence.observations:
         if each.lost_messages:
             yield f"{each.place}: the kernel has lost trace messages: some rules are missing here"

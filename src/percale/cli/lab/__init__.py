@@ -30,7 +30,7 @@ from percale.cli.lab.wait import rollout, wait
 from percale.cli.lab.watch import watch
 from percale.cli.lab_option import given_lab, group_lab_option, lab_argument
 from percale.cli.options import lab_option, output_option, validate_option, validation
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import default_lab
 from percale.text_columns import table
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
 from percale.cli.lab.requests import ask_lab
-from percale.cli.options import lab_option, lab_words, namespace_option
+from percale.cli.options import lab_option, namespace_option
+from percale.lab.commands import lab_command, lab_words
 
 
 class AnsweredDocument(Struct, frozen=True):
@@ -106,7 +107,7 @@ def probe(
             click.echo(f"why: {answer['why']}")
         if answer["result"] == "timeout":
             for one, other in answer["cuts"]:
-                undo = f"percale lab heal {one} {other}{lab_words(lab)}"
+                undo = lab_command(lab, f"heal {one} {other}")
                 click.echo(f"cut: {one} and {other} cannot reach each other; undo it: {undo}")
     return 0 if answer["result"] == "allowed" else 1
 

@@ -10,7 +10,7 @@ from percale.cli.options import source_options
 from percale.explain.end_names import ServiceName, parse_name
 from percale.explain.services.document import service_document
 from percale.explain.services.show import Connections, ServiceView, lines, view
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import default_lab
 
 
 @click.command(short_help="One Service as a node sees it.")

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from percale.explain.why.connection import Answer, Reply
 from percale.explain.why.smallest_fix import Fix, NoFix
-from percale.explain.why.text import Surroundings, change_text
+from percale.explain.why.text import PlacesAndTool, change_text
 from percale.explain.why.through_service import ServicePath, ServiceReply
 from percale.model.ip_family import Family
 from percale.policy.verdict import Decision, FlowEnd
@@ -103,7 +103,7 @@ class ServiceDocument(Struct, frozen=True):
     taken: dict[str, str] | UnsetType = UNSET
 
 
-def connection_document(reply: Reply, places: Surroundings) -> ConnectionDocument:
+def connection_document(reply: Reply, places: PlacesAndTool) -> ConnectionDocument:
     """The whole reply."""
     return ConnectionDocument(
         from_=reply.source.name,
@@ -116,7 +116,7 @@ def connection_document(reply: Reply, places: Surroundings) -> ConnectionDocumen
     )
 
 
-def service_document(reply: ServiceReply, places: Surroundings) -> ServiceDocument:
+def service_document(reply: ServiceReply, places: PlacesAndTool) -> ServiceDocument:
     """The whole reply about a Service."""
     return ServiceDocument(
         from_=reply.source.name,
@@ -128,7 +128,7 @@ def service_document(reply: ServiceReply, places: Surroundings) -> ServiceDocume
     )
 
 
-def _path(path: ServicePath, places: Surroundings) -> PathDocument:
+def _path(path: ServicePath, places: PlacesAndTool) -> PathDocument:
     return PathDocument(
         nodes=path.nodes,
         address=path.address,
@@ -139,14 +139,14 @@ def _path(path: ServicePath, places: Surroundings) -> PathDocument:
     )
 
 
-def _endpoint(reply: Reply, seen_as: str | None, places: Surroundings) -> EndpointDocument:
+def _endpoint(reply: Reply, seen_as: str | None, places: PlacesAndTool) -> EndpointDocument:
     connection = connection_document(reply, places)
     return EndpointDocument(
         **{name: getattr(connection, name) for name in connection.__struct_fields__}, seen_as=seen_as
     )
 
 
-def _flow(answer: Answer, reply: Reply, places: Surroundings) -> FlowDocument:
+def _flow(answer: Answer, reply: Reply, places: PlacesAndTool) -> FlowDocument:
     flow = answer.verdict.flow
     known = answer.doubt is None
     return FlowDocument(
@@ -169,7 +169,7 @@ def _flow(answer: Answer, reply: Reply, places: Surroundings) -> FlowDocument:
     )
 
 
-def _decision(decision: Decision, places: Surroundings) -> DecisionDocument:
+def _decision(decision: Decision, places: PlacesAndTool) -> DecisionDocument:
     return DecisionDocument(
         allowed=decision.allowed,
         why=decision.why,
@@ -179,7 +179,7 @@ def _decision(decision: Decision, places: Surroundings) -> DecisionDocument:
     )
 
 
-def _fix(fix: Fix, places: Surroundings) -> FixDocument:
+def _fix(fix: Fix, places: PlacesAndTool) -> FixDocument:
     if isinstance(fix.change, NoFix):
         return FixDocument(fix.direction, None, fix.change.reason)
     return FixDocument(fix.direction, change_text(fix.change, places.tool), None)

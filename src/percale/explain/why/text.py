@@ -26,14 +26,14 @@ class Places(Protocol):
     def policy_place(self, policy: PolicyKey) -> str | None: ...
 
 
-class Surroundings(Places, Protocol):
+class PlacesAndTool(Places, Protocol):
     """And how objects are changed."""
 
     @property
     def tool(self) -> Tool: ...
 
 
-def to_text(reply: Reply, places: Surroundings) -> Iterator[str]:
+def to_text(reply: Reply, places: PlacesAndTool) -> Iterator[str]:
     """For a person; the verdict first."""
     asked = f"{reply.source.name} → {reply.destination.name}, {_port(reply.protocol, reply.port)}"
     if not reply.answers:
@@ -42,7 +42,7 @@ def to_text(reply: Reply, places: Surroundings) -> Iterator[str]:
         yield from _answer_lines(answer, reply, places)
 
 
-def _answer_lines(answer: Answer, reply: Reply, places: Surroundings) -> Iterator[str]:
+def _answer_lines(answer: Answer, reply: Reply, places: PlacesAndTool) -> Iterator[str]:
     flow = answer.verdict.flow
     ends = " → ".join(
         asked.name if asked.unknown or asked.name == str(_address(end)) else f"{asked.name} ({_address(end)})"

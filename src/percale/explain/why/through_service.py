@@ -21,7 +21,7 @@ from percale.explain.services.show import unproxied_reason
 from percale.explain.why.connection import Answer, Reply, explain_connection
 from percale.explain.why.smallest_fix import Fix, NoFix, useful
 from percale.explain.why.targets import Target, TargetLookup
-from percale.explain.why.text import Surroundings
+from percale.explain.why.text import PlacesAndTool
 from percale.explain.why.text import to_text as connection_text
 from percale.model.ip_family import Family
 from percale.model.pod import Protocol
@@ -219,7 +219,7 @@ def _combined(direct: Answer, seen: Sequence[Answer], who: str) -> Answer:
 # Telling
 
 
-def to_text(reply_: ServiceReply, places: Surroundings) -> Iterator[str]:
+def to_text(reply_: ServiceReply, places: PlacesAndTool) -> Iterator[str]:
     """For a person; the verdict first."""
     replies = [each.reply for path in reply_.paths for each in path.endpoints]
     names = {each.destination.name for each in replies if each.word == "allowed"}

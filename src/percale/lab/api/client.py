@@ -13,7 +13,7 @@ from typing import Any
 
 from percale import errors
 from percale.errors import BadManifest, BadManifests, LabError, PercaleError
-from percale.lab.default_lab import default_lab
+from percale.lab.commands import default_lab
 from percale.lab.run_dir import LabDir, require_running
 
 _TIMEOUT = 120.0

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import structs
 
 from percale.errors import LabError, PercaleError
-from percale.lab.default_lab import ASKER
+from percale.lab.commands import ASKER
 from percale.lab.run_dir import LabDir
 from percale.model.manifest.json_text import read_json_text
 from percale.unix_socket import peer_credentials
