@@ -99,6 +99,19 @@ def namespace_option(command: F) -> F:
     return click.option("-n", "--namespace", metavar="NS", help="The objects' namespace (default: default).")(command)
 
 
+def probe_options(timeout: float) -> Callable[[F], F]:
+    """`-n`, `-6` and `--timeout` of commands that send something real."""
+
+    def decorate(command: F) -> F:
+        command = click.option(
+            "--timeout", type=click.FloatRange(min=0), default=timeout, show_default=True, metavar="SECONDS"
+        )(command)
+        command = click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")(command)
+        return namespace_option(command)
+
+    return decorate
+
+
 def output_option(command: F) -> F:
     """`-o json`; without it for people."""
     return click.option("-o", "--output", type=click.Choice(["json"]), help="JSON instead of a table.")(command)

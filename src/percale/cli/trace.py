@@ -10,7 +10,7 @@ import click
 from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
-from percale.cli.options import lab_option, namespace_option
+from percale.cli.options import lab_option, probe_options
 from percale.lab.commands import lab_command, lab_words, run_at
 from percale.trace.hops import AnyHop, End, Outcome, RuleHop, Trace
 
@@ -109,9 +109,7 @@ class _Model:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.argument("port", metavar="[PORT[/PROTO]]", required=False)
-@namespace_option
-@click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="SECONDS")
+@probe_options(1.0)
 @click.option("-o", "--output", type=click.Choice(["text", "wide", "json"]), default="text", show_default=True)
 @lab_option
 def trace(

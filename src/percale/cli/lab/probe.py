@@ -9,7 +9,7 @@ from msgspec import Struct, convert, field
 
 from percale.cli.json_output import format_json
 from percale.cli.lab.requests import ask_lab
-from percale.cli.options import lab_option, namespace_option
+from percale.cli.options import lab_option, probe_options
 from percale.lab.commands import lab_command, lab_words
 
 
@@ -51,9 +51,7 @@ class ProbeDocument(Struct, frozen=True):
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.argument("port", metavar="PORT[/PROTO]", required=False)
-@namespace_option
-@click.option("-6", "ipv6", is_flag=True, help="By IPv6, where TO has both.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=2.0, show_default=True, metavar="SECONDS")
+@probe_options(2.0)
 @click.option("-o", "--output", type=click.Choice(["json"]))
 @lab_option
 def probe(
