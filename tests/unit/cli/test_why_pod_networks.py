@@ -7,32 +7,22 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.conftest import run as run_command
 
-PODS = """
+POD = """
 apiVersion: v1
 kind: Pod
-metadata: {name: client, labels: {app: client}}
-spec: {containers: [{name: c}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: on-n2}
-spec: {nodeName: n2, containers: [{name: c}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: host}
-spec: {nodeName: n1, hostNetwork: true, containers: [{name: c}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: host-anywhere}
-spec: {hostNetwork: true, containers: [{name: c}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, labels: {app: server}}
-spec: {containers: [{name: c}]}
+metadata: {name: %s, labels: {app: %s}}
+spec: {%scontainers: [{name: c}]}
 ---"""
+PODS = "".join(
+    POD % (name, name, where)
+    for name, where in (
+        ("client", ""),
+        ("on-n2", "nodeName: n2, "),
+        ("host", "nodeName: n1, hostNetwork: true, "),
+        ("host-anywhere", "hostNetwork: true, "),
+        ("server", ""),
+    )
+)
 NODE = """
 apiVersion: v1
 kind: Node

@@ -8,7 +8,6 @@ import pytest
 from tests import builders
 
 from percale.kernel.probe_packet import Header, Probe
-from percale.model.manifest.decode import decode_manifest
 from percale.policy.evaluator import Evaluator
 from percale.service.node_context import ServiceConfig
 from percale.service.resolver import ServiceResolver
@@ -17,40 +16,12 @@ from percale.trace.evidence import Evidence, Observation, Step
 from percale.trace.hops import NatHop
 
 CLIENT, WEB, VIP, NODE = "10.244.1.2", "10.244.2.2", "10.96.0.5", "192.168.0.1"
-WORLD = f"""
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: x, labels: {{app: client}}}}
-spec: {{nodeName: n1, containers: [{{name: c}}]}}
-status: {{phase: Running, podIPs: [{{ip: {CLIENT}}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: web, namespace: x, labels: {{app: web}}}}
-spec: {{nodeName: n2, containers: [{{name: c}}]}}
-status: {{phase: Running, podIPs: [{{ip: {WEB}}}]}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: x}}
-spec: {{clusterIP: {VIP}, clusterIPs: [{VIP}], selector: {{app: web}}, ports: [{{port: 80, protocol: TCP}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, namespace: x, labels: {{kubernetes.io/service-name: web}}}}
-addressType: IPv4
-endpoints: [{{addresses: [{WEB}], conditions: {{ready: true}}}}]
-ports: [{{port: 80, protocol: TCP}}]
-"""
-POLICY = """
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: p, namespace: x}
-spec:
-  podSelector: {matchLabels: {app: web}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: APP}}}]}]
-"""
+WORLD = (
+    builders.pod("client", CLIENT, namespace="x", labels={"app": "client"}),
+    builders.pod("web", WEB, namespace="x", labels={"app": "web"}, node="n2"),
+    builders.service(namespace="x", clusterIP=VIP, clusterIPs=[VIP], selector={"app": "web"}),
+    builders.endpoint_slice("web", WEB, namespace="x"),
+)
 
 
 def header(source: str, destination: str) -> Header:
@@ -79,7 +50,7 @@ def own_node_steps(verdict: str, comment: str) -> tuple[Step, ...]:
     ],
 )
 def test_what_a_pod_sends_to_its_own_node(action: str, verdict: str, told: str | None) -> None:
-    objects = [*decode_manifest(WORLD.encode(), "world").objects, builders.node("n1", NODE)]
+    objects = [*WORLD, builders.node("n1", NODE)]
     objects.append(builders.cluster_policy("c", egress=[{"action": action, "to": [{"nodes": {}}]}]))
     seen = evidence("n1", NODE, *own_node_steps(verdict, "cnp:c#egress[0]"))
     differences = list(policy_differences(seen, Evaluator(objects)))
@@ -119,7 +90,9 @@ def policy_steps(verdict: str, comment: str) -> tuple[Step, ...]:
     ],
 )
 def test_a_verdict_that_is_not_the_evaluators_is_told(app: str, verdict: str, comment: str, told: str | None) -> None:
-    objects = [each.object for each in decode_manifest((WORLD + POLICY.replace("APP", app)).encode(), "w").entries]
+    allows = {"from": [{"podSelector": {"matchLabels": {"app": app}}}]}
+    policy = builders.policy("p", namespace="x", podSelector={"matchLabels": {"app": "web"}}, ingress=[allows])
+    objects = (*WORLD, policy)
     found = list(policy_differences(evidence("n2", WEB, *policy_steps(verdict, comment)), Evaluator(objects)))
     assert [told is not None and told in each for each in found] == [True] * (told is not None)
     assert not list(policy_differences(evidence("n1", WEB, *policy_steps(verdict, comment)), Evaluator(objects))), (
@@ -136,19 +109,17 @@ def test_a_verdict_that_is_not_the_evaluators_is_told(app: str, verdict: str, co
     ],
 )
 def test_an_endpoint_that_is_not_the_resolvers_is_told(chosen: str | None, told: str | None) -> None:
-    objects = [each.object for each in decode_manifest(WORLD.encode(), "w").entries]
     step = Step(1, "inet", "percale-services", "prerouting", "jump", False, 5, header=header(CLIENT, VIP), input="a")
     routed = Step(1, "inet", "percale", "policies", "accept", True, 0, header=header(CLIENT, VIP), output="b")
     hops = [NatHop("n1", "request", None, "dnat", False, f"{VIP}:80", chosen)] if chosen else []
-    table = ServiceResolver(ServiceConfig("n1"), objects)
-    found = list(service_differences(evidence("n1", VIP, step, routed), hops, objects, lambda node: table))
+    table = ServiceResolver(ServiceConfig("n1"), WORLD)
+    found = list(service_differences(evidence("n1", VIP, step, routed), hops, WORLD, lambda node: table))
     assert [told is not None and told in each for each in found] == [True] * (told is not None)
 
 
 def test_translations_are_named_by_their_service() -> None:
-    objects = [each.object for each in decode_manifest(WORLD.encode(), "w").entries]
     there = NatHop("n1", "request", None, "dnat", False, f"{VIP}:80", f"{WEB}:80")
     back = NatHop("n1", "reply", None, "dnat", True, f"{WEB}:80", f"{VIP}:80")
     other = NatHop("n1", "request", None, "snat", False, f"{CLIENT}:40000", "192.168.1.2:1")
-    named = with_services((there, back, other), objects, "TCP")
+    named = with_services((there, back, other), WORLD, "TCP")
     assert [each.service for each in named if isinstance(each, NatHop)] == ["svc/x/web:80", "svc/x/web:80", None]
