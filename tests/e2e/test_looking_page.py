@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ def capturing(person: Person, command: str) -> Iterator[subprocess.Popen[str]]:
     """One of the page's `percale lab tcpdump`, until its first packet."""
     line = command.partition("   #")[0].replace(" -- ", " -- -c 1 -l -n -t ")
     process = subprocess.Popen(
-        ["sh", "-c", f"exec {line}"],
+        shlex.split(line),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -29,7 +29,7 @@ from percale.store.protocol import Deleted, Event, ReadProblem, Snapshot, Upsert
 
 CNP = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
-DEEP = b'{"metadata":{"name":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}}"
+DEEP = b'{"metadata":{"name":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
 NO_TEXT = b'{"metadata":{"name":"\xff"}}'
 """Not UTF-8."""
 NOT_READABLE = [b'{"type":"ADDED","object":%s}\n' % each for each in (DEEP, NO_TEXT)]
