@@ -13,9 +13,10 @@ from percale.policy.rule_terms import Block
 
 _PRIVATE = tuple(map(Block, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")))
 """A block that has one of these whole is not about cluster IPs."""
+_USUAL_NETWORKS = tuple(map(parse_network, ("10.96.0.0/12", "10.43.0.0/16")))
 _USUAL = tuple(
     Block(str(each))
-    for network in map(parse_network, ("10.96.0.0/12", "10.43.0.0/16"))
+    for network in _USUAL_NETWORKS
     for each in (network, network.network_address + 1, network.network_address + 10)
 )
 """The service networks of kubeadm and k3s, and in them the cluster IPs of the API server and of the name server."""
@@ -56,7 +57,11 @@ def _with_cluster_ips(
             else "write the addresses of its endpoints"
         )
     elif networks or (not inventory.service_networks and any(whole.network == each.network for each in _USUAL)):
-        what, hint = "cluster IPs", "select the pods of the Service"
+        if any(whole.network == parse_network(str(net.network_address + 1)) for net in networks or _USUAL_NETWORKS):
+            what = "the API server's cluster IP"
+            hint = "write its own addresses and port, as `kubectl get endpoints kubernetes` shows them"
+        else:
+            what, hint = "cluster IPs", "select the pods of the Service"
     else:
         return
     said = f"{block.network} holds {what}, and policies see the addresses of pods instead"

@@ -149,6 +149,10 @@ OF_SERVICE = (
     "(select its pods: they have app: web)"
 )
 OF_NETWORK = "{0} holds cluster IPs, and policies see the addresses of pods instead (select the pods of the Service)"
+OF_API_SERVER = (
+    "{0} holds the API server's cluster IP, and policies see the addresses of pods instead "
+    "(write its own addresses and port, as `kubectl get endpoints kubernetes` shows them)"
+)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,8 @@ OF_NETWORK = "{0} holds cluster IPs, and policies see the addresses of pods inst
         (SERVICE + block("10.96.3.4/32", "ingress"), "", OF_SERVICE.format("10.96.3.4/32")),
         (block("10.200.1.0/24"), "10.200.0.0/16", OF_NETWORK.format("10.200.1.0/24")),
         (block("10.96.0.0/12"), "", OF_NETWORK.format("10.96.0.0/12")),
-        (block("10.96.0.1/32"), "", OF_NETWORK.format("10.96.0.1/32")),
+        (block("10.96.0.1/32"), "", OF_API_SERVER.format("10.96.0.1/32")),
+        (block("10.200.0.1/32"), "10.200.0.0/16", OF_API_SERVER.format("10.200.0.1/32")),
         (block("10.43.0.10/32"), "", OF_NETWORK.format("10.43.0.10/32")),
     ],
 )
