@@ -72,7 +72,7 @@ def test_who_is_asked_for_a_name_and_who_knows_none(percale: Person) -> None:
     said = percale.complaint("lab", "probe", "-n", "gomo-test", "busybox", "nowhere", "80")
     assert "there is no pod gomo-test/nowhere, and gomo-test/busybox resolves no such name" in said
     said = percale.complaint("lab", "probe", "node/node1", "nginx", "80")
-    assert "there is no pod default/nginx; did you mean svc/gomo-test/nginx?" in said
+    assert "there is no pod default/nginx; did you mean deploy/gomo-test/nginx or svc/gomo-test/nginx?" in said
     said = percale.complaint("lab", "probe", "gomo-test/busybox", "svc/nginx", "80")
     assert "there is no service default/nginx; did you mean svc/gomo-test/nginx?" in said
     headless = WEB.format(name="each", type="ClusterIP", more="").replace("app: web}", "run: nginx}, clusterIP: None")

@@ -93,7 +93,7 @@ def test_etcd_percale_docker_and_a_pod(machine: Machine) -> None:
     machine.run("systemctl", "restart", "percale.service")
     after = machine.run("systemctl", "show", "-p", "MainPID", "--value", "percale.service").strip()
     assert after != before
-    assert "1 pods" in machine.run("systemctl", "show", "-p", "StatusText", "percale.service")
+    assert "1 pod\n" in machine.run("systemctl", "show", "-p", "StatusText", "percale.service")
     machine.run("ip", "netns", "exec", "one", "ping", "-c1", "-W2", "192.168.7.1")
 
     # The sandbox: what an agent that is taken over could not do.

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from percale.counted import counted
 from percale.model.addresses import IPAddress, IPNetwork, parse_network
 from percale.model.ip_pool import AddressBlock, IPPool, IPReservation
 from percale.model.pod import Pod
@@ -113,7 +114,9 @@ def problems(world: IpamWorld) -> Iterator[IpamProblem]:
         node = block.spec.node
         used = len(by_block[block.network])
         if node not in world.nodes:
-            what = f"block {block.network} is of node {node}, which is gone" + (f"; {used} pods use it" if used else "")
+            what = f"block {block.network} is of node {node}, which is gone" + (
+                f", with {counted(used, 'pod')}" if used else ""
+            )
             yield IpamProblem(what, None if used else str(block.network))
         elif not any(_within(block.network, pool.spec.network) for pool in world.pools):
             yield IpamProblem(f"block {block.network} of node {node} is in no IP pool")

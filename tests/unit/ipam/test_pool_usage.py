@@ -65,7 +65,7 @@ def test_a_block_of_a_node_that_is_gone_leaks() -> None:
         IpamProblem("block 10.245.0.0/28 is of node gone, which is gone", "10.245.0.0/28")
     ]
     assert list(problems(world(leaked, pod("a", "10.245.0.1", "gone")))) == [
-        IpamProblem("block 10.245.0.0/28 is of node gone, which is gone; 1 pods use it", None)
+        IpamProblem("block 10.245.0.0/28 is of node gone, which is gone, with 1 pod", None)
     ]
 
 
