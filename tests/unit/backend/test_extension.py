@@ -106,9 +106,7 @@ async def test_after_a_reboot_all_is_run_again_and_nothing_undone(
 ) -> None:
     await ensure(calling.life(), node, theirs(2), theirs(3))
     calling.calls()
-    boot = calling.directory / "boot"
-    boot.write_text("another\n")
-    monkeypatch.setattr(commands, "_BOOT_ID", boot)
+    monkeypatch.setattr(commands, "boot_id", lambda: "another")
     await ensure(calling.life(), node, theirs(2))
     assert calling.calls() == ["pre ", "post 10.244.1.0/24 192.0.2.1 fd00:0:0:1::/64 ", TWO]
 

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from percale.atomic_file import replace_file
 from percale.backend.protocol import LocalNode
+from percale.boot_id import boot_id
 from percale.errors import StateError
 from percale.model.addresses import IPAddress, IPNetwork
 from percale.model.backend_options import VARIABLE, ExtensionOptions
@@ -32,7 +33,6 @@ _TIMEOUT = 10.0
 """Seconds for one command."""
 _MOST_OUTPUT = 4096
 """Bytes of what a command prints that are kept: they go into the node's lease."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Run(Struct, frozen=True):
@@ -62,14 +62,14 @@ class ExtensionCommands:
         self._directory = directory
         self._peers = directory / "peers"
         self._options = options
-        self._boot = _BOOT_ID.read_text().strip()
+        self._boot = boot_id()
 
     def prepare(self) -> str:
         """Run PreStartupCommand, and return what it prints. Blocks; raises StateError."""
         return self._ensure(self._directory / "pre-startup", Run(self._boot, self._options.pre_startup_command))
 
     async def ensure(self, node: LocalNode, leases: Sequence[SubnetLease]) -> None:
-        """Raises StateError, of the first command that fails; the others are run."""
+        """Raises StateError: of PostStartupCommand, without which no peer's is run, or of the first peer; the others' are run."""
         await to_thread(self._ensure_all, node, leases)
 
     async def check(self) -> None:

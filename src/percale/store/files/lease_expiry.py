@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
 from math import isfinite
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from percale.boot_id import boot_id
 from percale.errors import BadManifest
 from percale.model.meta import Object
 
@@ -25,11 +24,6 @@ ANNOTATION = "percale.io/lease-expires"
 """`BOOT-ID SECONDS-SINCE-BOOT TTL`."""
 
 
-@cache
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -37,7 +31,7 @@ def _since_boot() -> float:
 class BootClock(Struct, frozen=True):
     """This boot's id, and the seconds since boot."""
 
-    boot: Callable[[], str] = _boot_id
+    boot: Callable[[], str] = boot_id
     now: Callable[[], float] = _since_boot
 
 
